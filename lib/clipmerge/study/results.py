@@ -170,4 +170,4 @@ def matrices() -> dict[str, np.ndarray]:
     """ZSCL's published accuracy matrices [11 sessions, 11 tasks] in Order I, by method, in per cent."""
     square = {"index": "after_task_index", "columns": "eval_task_index", "values": "accuracy"}
     groups = _matrices().groupby("method", sort=False)
-    return {METHODS[method]: group.pivot(**square).to_numpy() for method, group in groups}
+    return {METHODS[method]: group.pivot(**square).to_numpy(copy=True) for method, group in groups}

@@ -52,9 +52,11 @@ def test_zero_shot_transfer_leaves_out_the_first_task():
 def test_fomo_zero_shot_table_gives_its_own_summary():
     """OpenCLIP ViT-B/32: A_KA 38.5, A_ZS 67.9, geometric mean 51.1 (methods of FoMo-in-Flux and TIME)."""
     table = results.reported("zero-shot OpenCLIP ViT-B/32 (laion2b_s34b_b79k)").set_index("task").value
-    heldout = """caltech101 caltech256 cars196 cifar10 domainnet_quickdraw eurosat fashionmnist food101 gtsrb imagenet
-        imagenet_a imagenet_d imagenet_r imagenet_s imagenet_v2 mnist monkeys10 oxford_pets stl10 svhn
-        mscoco flickr30k""".split()
+    heldout = [
+        "caltech101", "caltech256", "cars196", "cifar10", "domainnet_quickdraw", "eurosat", "fashionmnist",
+        "food101", "gtsrb", "imagenet", "imagenet_a", "imagenet_d", "imagenet_r", "imagenet_s",
+        "imagenet_v2", "mnist", "monkeys10", "oxford_pets", "stl10", "svhn", "mscoco", "flickr30k",
+    ]  # fmt: skip
     accumulated = metrics.knowledge_accumulation(table.drop(heldout))
     retained = metrics.zero_shot_retention(table[heldout])
     assert (len(table.drop(heldout)), len(heldout)) == (41, 22)
