@@ -1,0 +1,128 @@
+"""Profiles are read strictly: each mistake is one sentence with file, dotted key, expected and found."""
+
+import dataclasses
+
+import pytest
+import yaml
+from clipmerge.errors import BadInput
+from clipmerge.study import profiles, results
+
+
+def _tree(name="laptop"):
+    return yaml.safe_load((profiles.FOLDER / f"{name}.yaml").read_text())
+
+
+def _load(tmp_path, tree):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return profiles.load(path)
+
+
+def test_three_profiles_come_with_the_package():
+    assert profiles.names() == ("laptop", "paper", "smoke")
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])
+def test_every_profile_loads(name):
+    profile = profiles.load(name)
+    assert profile.name == name
+    assert len(profile.data.tasks) == 11
+
+
+def test_paper_is_the_authors_recipe():
+    paper = profiles.load("paper")
+    assert profiles.order(paper) == results.matrix_tasks()
+    assert (paper.finetune.steps, paper.finetune.batch, paper.finetune.warmup) == (1000, 64, 100)
+    rates = {task: profiles.recipe(paper, task).lr for task in paper.data.tasks}
+    assert {task for task, lr in rates.items() if lr == 5e-5} == {"Aircraft", "MNIST"}
+    assert set(rates.values()) == {1e-5, 5e-5}
+
+
+def test_own_file_equals_the_shipped_one(tmp_path):
+    assert dataclasses.replace(_load(tmp_path, _tree()), name="laptop") == profiles.load("laptop")
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        profiles.load("smoke").finetune.lr = 1.0
+
+
+MISTAKES = {
+    "unknown key": (("finetune", "lrr"), 1.0, r"mine\.yaml: finetune\.lrr: expected one of steps, .*; found 'lrr'"),
+    "text for a number": (("finetune", "lr"), "1e-4", r"finetune\.lr: expected a number, found '1e-4' \(YAML wants"),
+    "fraction for a count": (("finetune", "steps"), 1.5, r"finetune\.steps: expected a whole number, found 1\.5"),
+    "truth for a count": (("workers",), True, r"workers: expected a whole number, found True"),
+    "one text for a list": (("data", "tasks"), "digits", r"data\.tasks: expected a list, found 'digits'"),
+    "number inside a list": (("data", "tasks"), ["digits", 3], r"data\.tasks\.1: expected a text, found 3"),
+    "text inside a mapping": (("finetune", "lr_by_task"), {"food": "x"}, r"lr_by_task\.food: expected a number, fou"),
+    "none of the choices": (("autocast",), "fp8", r"autocast: expected one of none, bf16, found 'fp8'"),
+    "a list for a choice": (("autocast",), ["none"], r"autocast: expected one of none, bf16, found \['none'\]"),
+    "value for a section": (("mtil",), 3, r"mtil: expected a mapping, found 3"),
+    "wrong limit": (("data", "per_class_test"), "all", r"per_class_test: expected a whole number or null, found 'all'"),
+    "null": (("model",), None, r"model: expected a text, found None"),
+    "unknown task": (("finetune", "lr_by_task"), {"cats": 1.0}, r"finetune\.lr_by_task: expected only tasks of"),
+    "half an order": (("mtil", "order"), ["digits"], r"mtil\.order: expected nothing or a permutation"),
+    "task twice": (("data", "tasks"), ["digits", "digits"], r"data\.tasks: expected at least one task and each once"),
+    "no seed": (("seeds",), [], r"seeds: expected at least one seed, found \(\)"),
+    "no worker": (("workers",), 0, r"workers: expected at least 1, found 0"),
+    "endless warm-up": (("finetune", "warmup"), 10**6, r"finetune\.warmup: expected between 0 and finetune\.steps"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named(tmp_path, mistake):
+    where, value, sentence = MISTAKES[mistake]
+    tree = _tree()
+    section = tree
+    for key in where[:-1]:
+        section = section[key]
+    section[where[-1]] = value
+    with pytest.raises(BadInput, match=sentence):
+        _load(tmp_path, tree)
+
+
+def _dotted_keys(tree, where=()):
+    for key, value in tree.items():
+        yield (*where, key)
+        if isinstance(value, dict):
+            yield from _dotted_keys(value, (*where, key))
+
+
+@pytest.mark.parametrize("where", list(_dotted_keys(_tree())), ids=".".join)
+def test_no_key_has_a_hidden_default(tmp_path, where):
+    tree = _tree()
+    section = tree
+    for key in where[:-1]:
+        section = section[key]
+    del section[where[-1]]
+    with pytest.raises(BadInput, match=rf"mine\.yaml: {'.'.join(where)}: expected .*, found no such key"):
+        _load(tmp_path, tree)
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(BadInput, match="expected one of laptop, paper, smoke or a YAML file, found 'desktop'"):
+        profiles.load("desktop")
+
+
+@pytest.mark.parametrize("text", ["- a", "name: x", "", "a: [1"])
+def test_not_a_profile_at_all(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=r"mine\.yaml: expected"):
+        profiles.load(path)
+
+
+def test_subset_is_plain_and_minimal():
+    profile = profiles.load("smoke")
+    assert profiles.subset(profile, "model", "data.per_class_train") == {"model": "nano-xs", "data.per_class_train": 4}
+    assert profiles.subset(profile, "mtil")["mtil"]["k"] == 4
+    with pytest.raises(BadInput, match=r"found 'finetune\.speed'"):
+        profiles.subset(profile, "finetune.speed")
+
+
+def test_recipe_of_one_task_ignores_the_others(tmp_path):
+    tree = _tree()
+    tree["finetune"]["lr_by_task"] = {"digits": 2.0e-4}
+    ours, plain = _load(tmp_path, tree), profiles.load("laptop")
+    assert profiles.recipe(ours, "digits").lr == 2e-4
+    assert profiles.recipe(ours, "flags") == profiles.recipe(plain, "flags")
