@@ -1,0 +1,138 @@
+"""The vision-language model: open_clip's own CLIP, from a name to a model, a tokenizer and normalised inputs.
+
+The nano family is data, not code: a JSON configuration per width, the CLIP byte-pair tokenizer cut to its first 3,584
+merges, and committed safetensors weights. Any open_clip model works in its place.
+"""
+
+import functools
+import gzip
+import json
+import logging
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from open_clip.tokenizer import SimpleTokenizer, default_bpe
+from torch import Tensor, nn
+
+from clipmerge import files, paths
+from clipmerge.errors import BadInput
+
+CONFIGS = Path(__file__).parent / "model_configs"
+NANO = tuple(sorted(path.stem for path in CONFIGS.glob("nano-*.json")))
+MERGES = 3584  # 2 × 256 bytes + 3,584 merges + start and end = 4,098 tokens
+
+open_clip.add_model_config(CONFIGS)
+
+
+def create(name: str, pretrained: str | Path | None = "default", seed: int = 0) -> nn.Module:
+    """A CLIP model in evaluation mode on the CPU.
+
+    `pretrained` is "default" (the committed weights of a nano model), an open_clip tag, a path of a safetensors state
+    dict, or None for random weights drawn from `seed`.
+    """
+    nano = name in NANO
+    if not nano and name not in open_clip.list_models():
+        raise BadInput(f"model {name!r}: expected one of {', '.join(NANO)} or a name of open_clip.list_models()")
+    if not nano and pretrained == "default":
+        raise BadInput(f"model {name!r}: expected `pretrained` to be an open_clip tag, a path or None, found 'default'")
+    tag = pretrained if not nano and isinstance(pretrained, str) and not Path(pretrained).exists() else None
+    if tag == "openai" and "quickgelu" not in name:
+        # OpenAI's weights were trained with QuickGELU; under GELU they load without a word and score lower
+        raise BadInput(f"model {name!r}: OpenAI weights expect QuickGELU, that is {name + '-quickgelu'!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        logging.disable(logging.WARNING)  # open_clip warns that weights are random before ours are loaded
+        try:
+            model = open_clip.create_model(name, pretrained=tag)
+        finally:
+            logging.disable(logging.NOTSET)
+    if pretrained is not None and tag is None:
+        path = weights(name) if pretrained == "default" else Path(pretrained)
+        load(model, files.load_tensors(path), source=str(path))
+    return model.eval()
+
+
+def weights(name: str) -> Path:
+    """The committed weights of a nano model, checked against the sha256 of their manifest."""
+    folder = paths.manifests() / "weights"
+    manifest = folder / f"{name}.json"
+    if not manifest.exists():
+        raise BadInput(f"{manifest}: expected a weights manifest (made by `make pretrain`), found none")
+    expected = json.loads(manifest.read_text(encoding="utf8"))["sha256"]
+    path = folder / f"{name}.safetensors"
+    found = _sha256(path, path.stat().st_mtime_ns) if path.exists() else "no file"
+    if found != expected:
+        raise BadInput(f"{path}: expected sha256 {expected}, found {found}")
+    return path
+
+
+@functools.cache
+def _sha256(path: Path, mtime_ns: int) -> str:
+    return files.sha256(path)
+
+
+def load(model: nn.Module, state: dict[str, Tensor], source: str = "state dict") -> nn.Module:
+    """Load a whole state dict into `model`; a missing, unexpected or misshapen key is named."""
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    for what, keys in (("missing", missing), ("unexpected", extra), ("wrongly shaped", sorted(wrong))):
+        if keys:
+            raise BadInput(f"{source}: {len(keys)} {what} keys for this model, among them {', '.join(keys[:10])}")
+    model.load_state_dict(state)
+    return model
+
+
+@functools.cache
+def tokenizer(name: str):
+    """The tokenizer of a model: a function of a list of texts that gives int64 [n, context]."""
+    if name not in NANO:
+        return open_clip.get_tokenizer(name)
+    path = paths.cache("tokenizer", f"clip-bpe-{MERGES}.txt.gz")
+    if not path.exists():
+        lines = gzip.open(default_bpe()).read().decode("utf8").split("\n")[: MERGES + 1]
+        with files.atomic(path) as partial:
+            partial.write_bytes(gzip.compress("\n".join(lines).encode("utf8"), mtime=0))
+    context = json.loads((CONFIGS / f"{name}.json").read_text())["text_cfg"]["context_length"]
+    return SimpleTokenizer(bpe_path=str(path), context_length=context)
+
+
+def pixels(images: UInt8[Tensor, "n *hwc"], model: nn.Module) -> Float[Tensor, "n 3 size size"]:
+    """uint8 images (channels last or first) as the normalised float input of `model`, resized where it needs more."""
+    first = images.shape[1] == 3
+    x = (images if first else images.permute(0, 3, 1, 2)).to(_device(model)).float() / 255
+    size = model.visual.image_size
+    size = size if isinstance(size, tuple) else (size, size)
+    if tuple(x.shape[-2:]) != size:
+        x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    mean = x.new_tensor(model.visual.image_mean or open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
+    std = x.new_tensor(model.visual.image_std or open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
+    return (x - mean) / std
+
+
+def encode_image(model: nn.Module, images: UInt8[Tensor, "n *hwc"]) -> Float[Tensor, "n dim"]:
+    """Unit-length image features."""
+    return F.normalize(model.encode_image(pixels(images, model)), dim=-1)
+
+
+def encode_text(model: nn.Module, tokens: Int64[Tensor, "n context"]) -> Float[Tensor, "n dim"]:
+    """Unit-length text features.
+
+    Text attention is causal and features are read at the end token, so what stands behind the longest text of the
+    batch cannot matter: it is cut off, which halves the cost of short captions.
+    """
+    tokens = tokens.to(_device(model))
+    if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax":
+        return F.normalize(model.encode_text(tokens), dim=-1)
+    end = tokens.argmax(-1)
+    length = int(end.max()) + 1
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return F.normalize(x[torch.arange(len(x), device=x.device), end] @ model.text_projection, dim=-1)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
