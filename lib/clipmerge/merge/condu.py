@@ -1,0 +1,184 @@
+"""ConDU: many deltas in one, and each one back out of it (arXiv 2503.10705; equations in its words).
+
+`elect`, `agree` and `rescaler` are the paper's equations on whole tensors, there to be read and changed. `unify`,
+`extend` and `decouple` do the same block by block with the fused loops of `kernels`, equal to them bit for bit.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipmerge.errors import BadInput
+from clipmerge.merge.bitmask import PackedMask, packed_size, unpack_bits
+from clipmerge.merge.deltas import check_layout, layout
+from clipmerge.merge.kernels import l1, spans, unify_block
+
+RESCALERS = ("tensor_mean", "global_l1", "none")
+Rows = Callable[[str, int, int], np.ndarray]  # (tensor name, start, stop) -> that part of one flattened delta
+
+
+@dataclass(frozen=True, eq=False)
+class Trigger:
+    """What brings one task's delta back: a mask per tensor and the scalar λ."""
+
+    mask: dict[str, PackedMask]
+    rescaler: float
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Unified:
+    """One dense delta u for all tasks, one trigger per task, and how its rescalers were measured."""
+
+    delta: dict[str, Tensor]
+    triggers: tuple[Trigger, ...]
+    rescaler: str = "tensor_mean"
+
+
+def elect(deltas: Tensor) -> Tensor:
+    """u_j = max_d d_j where Σ_d d_j > 0, else min_d d_j: the strongest value of the elected sign.
+
+    deltas: float[experts, ...] → float[...]. A zero sum elects −1, as in the reference code.
+    """
+    total = sum(d.double() for d in deltas)
+    return torch.where(total > 0, deltas.amax(0), deltas.amin(0))
+
+
+def agree(delta: Tensor, unified: Tensor) -> Tensor:
+    """M_j = 1[d_j s_j > 0], where the elected sign s_j is +1 if u_j > 0 and −1 otherwise. bool, shape of `delta`."""
+    return torch.where(unified > 0, delta > 0, delta < 0)
+
+
+def rescaler(delta: Mapping[str, Tensor], masked: Mapping[str, Tensor], kind: str = "tensor_mean") -> float:
+    """λ = A(d) / A(M ⊙ u), A an average magnitude: keeps each delta as large as it was.
+
+    kind "tensor_mean": A = Σ_tensors mean|x|, every tensor counts once (the reference code); "global_l1": A = Σ|x|, the
+    paper's natural reading; "none": λ = 1. If either A is 0, λ = 0 with a warning: nothing of the delta is left.
+    """
+    sizes = {name: tensor.numel() for name, tensor in delta.items()}
+    return ratio(norms(delta), norms(masked), sizes, kind)
+
+
+def norms(state: Mapping[str, Tensor]) -> dict[str, float]:
+    """Σ|x| of every tensor, in fp64 and in a fixed order."""
+    read = rows_of(state)
+    return {name: math.fsum(l1(read(name, *span)) for span in spans(x.numel())) for name, x in state.items()}
+
+
+def ratio(before: Mapping[str, float], after: Mapping[str, float], sizes: Mapping[str, int], kind: str) -> float:
+    """The rescaler from the tensors' L1 norms before (d) and after (M ⊙ u) unifying."""
+    if kind not in RESCALERS:
+        raise BadInput(f"rescaler: expected one of {', '.join(RESCALERS)}, found {kind!r}")
+    if kind == "none":
+        return 1.0
+    share = {name: 1 / size if kind == "tensor_mean" else 1.0 for name, size in sizes.items() if size}
+    old, new = (math.fsum(norm[name] * share[name] for name in share) for norm in (before, after))
+    if old == 0 or new == 0:
+        warnings.warn("a delta has magnitude 0 before or after unifying; its rescaler is 0", stacklevel=2)
+        return 0.0
+    return old / new
+
+
+def unify(
+    deltas: Sequence[Mapping[str, Tensor]], rescaler: str = "tensor_mean", names: Sequence[str] | None = None
+) -> Unified:
+    """Unify deltas of equal keys and shapes into one, with a trigger for each.
+
+    Of freshly tuned experts all at once, this is EMR-Merging (arXiv 2405.17461); ConDU calls it through `extend`.
+    `names` label the triggers (default "0", "1", …). Raises BadInput on differing layouts, NaN or Inf.
+    """
+    if not deltas:
+        raise BadInput("unify: expected at least one delta, found none")
+    names = [str(position) for position in range(len(deltas))] if names is None else list(names)
+    if len(set(names)) != len(deltas):
+        raise BadInput(f"names: expected {len(deltas)} different names, found {names}")
+    for name, delta in zip(names, deltas, strict=True):
+        check_layout(layout(deltas[0]), layout(delta), f"delta {name!r}")
+    return _unify(deltas[0], [rows_of(delta) for delta in deltas], rescaler, names)
+
+
+def extend(unified: Unified, delta: Mapping[str, Tensor], name: str | None = None) -> Unified:
+    """One more session: decouple every earlier task, unify the reconstructions with the newcomer.
+
+    All masks and rescalers are rewritten. Earlier deltas are rebuilt a block at a time, never whole.
+    """
+    check_layout(layout(unified.delta), layout(delta), "the new delta")
+    names = [*(trigger.name for trigger in unified.triggers), name or str(len(unified.triggers))]
+    if len(set(names)) != len(names):
+        raise BadInput(f"name: expected one not taken by an earlier task, found {names[-1]!r}")
+    earlier = [rows_of_task(unified.delta, trigger) for trigger in unified.triggers]
+    return _unify(delta, [*earlier, rows_of(delta)], unified.rescaler, names)
+
+
+def decouple(unified: Unified, task: int | str) -> dict[str, Tensor]:
+    """δ̃ⁱ = λⁱ · Mⁱ ⊙ u of one task, by position or name."""
+    read = rows_of_task(unified.delta, find(unified.triggers, task))
+    return {n: torch.from_numpy(read(n, 0, u.numel())).reshape(u.shape) for n, u in unified.delta.items()}
+
+
+def find(triggers: Sequence[Trigger], task: int | str) -> Trigger:
+    """The trigger of one task, by position (from 0) or name."""
+    known = [trigger.name for trigger in triggers]
+    if isinstance(task, int) and -len(known) <= task < len(known):
+        return triggers[task]
+    if task in known:
+        return triggers[known.index(task)]
+    raise BadInput(f"task: expected one of {', '.join(known)} or its position, found {task!r}")
+
+
+def rows_of(state: Mapping[str, Tensor]) -> Rows:
+    """Read parts of the flattened tensors of a state dict."""
+    flat = {name: tensor.detach().reshape(-1).cpu().numpy() for name, tensor in state.items()}
+    return lambda name, start, stop: flat[name][start:stop]
+
+
+def rows_of_task(delta: Mapping[str, Tensor], trigger: Trigger) -> Rows:
+    """Read parts of a reconstructed delta λ · M ⊙ u that nobody holds as a whole."""
+    dense = rows_of(delta)
+
+    def read(name: str, start: int, stop: int) -> np.ndarray:
+        bits = trigger.mask[name].bits.numpy()[start // 8 : packed_size(stop)]
+        return reconstruct(dense(name, start, stop), bits, trigger.rescaler)
+
+    return read
+
+
+def reconstruct(unified: np.ndarray, bits: np.ndarray, rescaler: float) -> np.ndarray:
+    """λ · M ⊙ u for one block, M packed; in u's dtype."""
+    return np.where(unpack_bits(bits, unified.size), unified * unified.dtype.type(rescaler), unified.dtype.type(0))
+
+
+def unify_tensor(name: str, count: int, rows: Sequence[Rows], labels: Sequence[str]) -> Iterable[tuple]:
+    """Unify one tensor block by block: yields (start, stop, u, packed masks, Σ|d| and Σ|M ⊙ u| per expert)."""
+    for start, stop in spans(count):
+        unified, bits, before, after = unify_block(np.stack([read(name, start, stop) for read in rows]))
+        for label, norm in zip(labels, before, strict=True):
+            if not math.isfinite(norm):
+                raise BadInput(f"{label}: {name} should hold finite numbers, found NaN or Inf")
+        yield start, stop, unified, bits, before, after
+
+
+def _unify(like: Mapping[str, Tensor], rows: Sequence[Rows], kind: str, names: Sequence[str]) -> Unified:
+    shapes = {name: tuple(like[name].shape) for name in sorted(like)}
+    sizes = {name: prod(shape) for name, shape in shapes.items()}
+    dense, masks, before, after = {}, [{} for _ in rows], [{} for _ in rows], [{} for _ in rows]
+    for name, count in sizes.items():
+        u, bits = np.empty(count, like[name].numpy().dtype), np.empty((len(rows), packed_size(count)), np.uint8)
+        old, new = [], []
+        for start, stop, *block in unify_tensor(name, count, rows, names):
+            u[start:stop], bits[:, start // 8 : packed_size(stop)] = block[:2]
+            old.append(block[2])
+            new.append(block[3])
+        dense[name] = torch.from_numpy(u).reshape(shapes[name])
+        for k in range(len(rows)):
+            masks[k][name] = PackedMask(torch.from_numpy(bits[k].copy()), shapes[name])
+            before[k][name], after[k][name] = (math.fsum(part[k] for part in norm) for norm in (old, new))
+    scales = [ratio(before[k], after[k], sizes, kind) for k in range(len(rows))]
+    triggers = tuple(map(Trigger, masks, scales, names))
+    return Unified(dense, triggers, kind)
