@@ -1,0 +1,251 @@
+"""Run the notebooks, each only if something it depends on has changed.
+
+    python -m clipmerge.book.run --profile laptop [--only 11] [--seed 0] [--out FOLDER] [--force]
+
+papermill rewrites its output at every cell and leaves broken files behind, so it writes to ``NAME.partial.ipynb``.
+That becomes ``NAME.ipynb`` when every cell has run and every declared figure is there, otherwise ``NAME.failed.ipynb``.
+The record ``NAME.json`` (what the run depended on, minutes, memory) is written last: no record, no run.
+Exit codes: 0 all well, 1 a notebook failed, 2 bad input, 130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import psutil
+
+from clipmerge import files, paths
+from clipmerge.book import keys, notebooks
+from clipmerge.book.progress import QUIET
+from clipmerge.errors import BadInput
+from clipmerge.study import profiles
+
+OVERRIDE = "CLIPMERGE_PROFILE"  # as in `setup`, so that the two never disagree
+
+
+class Failed(Exception):
+    """A notebook did not run to its end, or did not make what it declares."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to run, its parameters checked."""
+
+    path: Path
+    nb: nbformat.NotebookNode
+    profile: profiles.Profile
+    argument: str  # how the profile was named: `setup` gets the same
+    seed: int
+    out: str
+
+    def file(self, ending: str) -> Path:
+        """A file of this notebook in the folder of executed notebooks."""
+        return paths.cache("executed", self.profile.name, f"{self.path.stem}{ending}")
+
+    def figures(self) -> Path:
+        """The folder its figures and tables go to."""
+        return Path(self.out) if self.out else paths.figures(self.profile.name)
+
+
+def plan(profile: str, seed: int, out: str, only: str, folder: Path | None) -> list[Job]:
+    """The notebooks to run, in number order; every bad input is found here, before the first one starts."""
+    argument = os.environ.get(OVERRIDE) or profile
+    chosen = profiles.load(argument)
+    if seed < 0 or "{" in out or "}" in out:  # papermill takes braces for a format string
+        raise BadInput(f"expected a seed from 0 up and a folder without braces, found {seed} and {out!r}")
+    everything = notebooks.every() if folder is None else sorted(folder.glob("*.ipynb"))
+    selected = [path for path in everything if path.stem.startswith(only)]
+    if not selected:
+        names = ", ".join(path.stem for path in everything) or "none there"
+        raise BadInput(f"notebooks: expected one whose name starts with {only!r}, found {names}")
+    out = str(Path(out).expanduser().resolve()) if out else ""
+    jobs = [Job(path, notebooks.read(path), chosen, argument, seed, out) for path in selected]
+    for job in jobs:
+        notebooks.parameters(job.nb, job.path.name)
+    return jobs
+
+
+def reason(job: Job, parts: dict[str, str]) -> str:
+    """Why a notebook must run; empty if it need not."""
+    record = _record(job)
+    if not record or not job.file(".ipynb").exists():
+        return "no finished run yet"
+    names = keys.changed(record["parts"], parts)
+    if names:
+        return "changed: " + ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    missing = [id for id in notebooks.outputs(job.nb) if not _made(job, id, since=0.0)]
+    return f"missing: {', '.join(missing)}" if missing else ""
+
+
+def execute(job: Job, parts: dict[str, str]) -> dict:
+    """Run one notebook and return its record, written last; raises `Failed` naming the cell."""
+    partial, failed = job.file(".partial.ipynb"), job.file(".failed.ipynb")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    before = _record(job)
+    for stale in (job.file(".json"), failed):
+        stale.unlink(missing_ok=True)
+    started, clock = time.time(), time.perf_counter()
+    try:
+        with _peak_memory() as peak:
+            _papermill(job, partial)
+    except KeyboardInterrupt:
+        partial.unlink(missing_ok=True)
+        raise
+    except Exception as error:  # papermill, nbclient and zmq each have their own
+        if not partial.exists():
+            raise Failed(f"it could not be started: {_short(error)}") from error
+        where = _last_cell(partial)
+        os.replace(partial, failed)
+        raise Failed(f"{where} raised {_short(error)} (everything is in {failed})") from error
+    missing = [id for id in notebooks.outputs(job.nb) if not _made(job, id, since=started)]
+    if missing:
+        os.replace(partial, failed)
+        raise Failed(f"it ran, but did not make {', '.join(missing)}, which its metadata declares")
+    os.replace(partial, job.file(".ipynb"))
+    cost = {"minutes": round((time.perf_counter() - clock) / 60, 2), "peak_mb": round(peak[0])}
+    # Most runs find a warm cache. What a notebook costs is its longest run since the cache was last emptied.
+    cold = {f"cold_{name}": max(value, before.get(f"cold_{name}", 0)) for name, value in cost.items()}
+    machine = f"{psutil.cpu_count()} cores, {job.profile.device}"
+    record = {"parts": parts, "profile": job.profile.name, "machine": machine, **cost, **cold}
+    files.write_json(job.file(".json"), record)
+    return record
+
+
+def _papermill(job: Job, output: Path) -> None:
+    """Execute in a kernel of this environment."""
+    import papermill  # slow to import, and not needed when nothing has changed
+    from traitlets.config import Config
+
+    parameters = {"profile": job.argument, "seed": job.seed, "out": job.out}
+    # Unix sockets instead of TCP ports: kernels started at the same time race for ports.
+    transport = {} if os.name == "nt" else {"config": Config({"KernelManager": {"transport": "ipc"}})}
+    options = {"kernel_name": "python3", "language": "python", "progress_bar": False, "iopub_timeout": 60}
+    with _kernel_surroundings():
+        papermill.execute_notebook(str(job.path), str(output), parameters, **options, **transport)
+
+
+def run(jobs: list[Job], force: bool = False) -> int:
+    """Run what needs to be run, one line a notebook; a failure does not stop the others. Returns how many failed."""
+    failures = 0
+    for job in jobs:
+        parts = keys.parts(job.nb, job.profile, job.seed, job.figures())
+        why = "asked to" if force else reason(job, parts)
+        if not why:
+            made = len(notebooks.outputs(job.nb))
+            print(f"{job.path.stem}: up to date (nothing it depends on has changed; {made} outputs there)", flush=True)
+            continue
+        print(f"{job.path.stem}: running ({why})", flush=True)
+        try:
+            record = execute(job, parts)
+        except Failed as error:
+            failures += 1
+            print(f"{job.path.stem}: FAILED: {error}", file=sys.stderr, flush=True)
+        else:
+            print(f"{job.path.stem}: {record['minutes']:.1f} min, {record['peak_mb']:,} MB at peak", flush=True)
+    return failures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m clipmerge.book.run", description="Run the notebooks.")
+    parser.add_argument("--profile", default="laptop", help="smoke, laptop, paper or a YAML file (default: laptop)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="", help="folder for figures and tables (default: figures/<profile>)")
+    parser.add_argument("--only", default="", help="run only notebooks whose name starts so, e.g. 11")
+    parser.add_argument("--notebooks", type=Path, help="folder of notebooks (default: the project's)")
+    parser.add_argument("--force", action="store_true", help="run even what is up to date")
+    args = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        failures = run(plan(args.profile, args.seed, args.out, args.only, args.notebooks), args.force)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 1 if failures else 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _record(job: Job) -> dict:
+    try:
+        return json.loads(job.file(".json").read_text(encoding="utf8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def _made(job: Job, id: str, since: float) -> bool:
+    """Whether figure or table `id` is there and its json, which `records.save` always touches, is new enough."""
+    csv, record = (job.figures() / f"{id}.{kind}" for kind in ("csv", "json"))
+    return csv.exists() and record.exists() and record.stat().st_mtime >= since - 1  # coarse clocks of file systems
+
+
+@contextmanager
+def _kernel_surroundings() -> Iterator[None]:
+    """Quiet, one thread, and a short folder for connection files: names of Unix sockets may not be long."""
+    before = dict(os.environ)
+    runtime = tempfile.mkdtemp(prefix="clipmerge-")
+    os.environ.update({QUIET: "1", "JUPYTER_RUNTIME_DIR": runtime})
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[float]]:
+    """A list whose one number becomes the largest memory (MB) of kernel and workers together, sampled."""
+    peak, done, runner = [0.0], threading.Event(), psutil.Process()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            total = 0
+            for child in runner.children(recursive=True):
+                with suppress(psutil.Error):  # it has just ended
+                    total += child.memory_info().rss
+            peak[0] = max(peak[0], total / 1e6)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
+def _last_cell(partial: Path) -> str:
+    """The cell papermill started last, as readers of the failed notebook see it."""
+    cells = notebooks.code_cells(notebooks.read(partial))
+    started = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    if not started:
+        return "its kernel"
+    line = next((line for line in started[-1].source.splitlines() if line.strip()), "")
+    return f"cell In [{len(started)}] {line!r}"
+
+
+def _short(error: Exception) -> str:
+    name, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
+    return f"{name}: {' '.join(text.split())[:300]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""What holds for all tests: toy scale, one thread, no network, nothing on the screen; and how nbval compares.
+
+Sockets are off (pytest-socket, pyproject.toml). Kernels are processes of their own, which that cannot reach; for them
+pip, the only thing here that ever downloads, is told to use no index.
+"""
+
+import os
+
+import pytest
+
+os.environ.update({"CLIPMERGE_PROFILE": "smoke", "CLIPMERGE_QUIET": "1", "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"})
+os.environ["PYTHONHASHSEED"] = "0"
+os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
+
+
+class NotebookRules:
+    """nbval compares what is said in text; pictures, html (which holds measured numbers) and stderr are skipped."""
+
+    skip = ("text/html", "text/latex", "image/svg+xml", "application/pdf", "stderr")
+
+    def pytest_collectstart(self, collector: pytest.Collector) -> None:
+        """Extend the list of what nbval does not compare."""
+        if hasattr(collector, "skip_compare"):
+            collector.skip_compare += self.skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hooks of this file see tests/ only; notebooks/ holds notebooks and nothing else, so register the rules."""
+    config.pluginmanager.register(NotebookRules())

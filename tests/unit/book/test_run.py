@@ -1,0 +1,140 @@
+"""The runner, on toy notebooks with real kernels: success, nothing to do, failure, interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import nbformat.v4 as v4
+import pytest
+
+from clipmerge import paths
+from clipmerge.book import run
+
+PARAMETERS = 'profile = "laptop"\nseed = 0\nout = ""'
+MAKE = "\n".join(
+    [
+        "from pathlib import Path",
+        "for kind in ('csv', 'json'):",
+        "    Path(out, f'toy_table.{kind}').write_text(f'{profile} {seed}')",
+    ]
+)
+
+
+def write(folder, name, *cells, parameters=PARAMETERS, outputs=()):
+    first = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    nb = v4.new_notebook(cells=[v4.new_markdown_cell("# Toy"), first, *map(v4.new_code_cell, cells)])
+    nb.metadata["clipmerge"] = {"outputs": list(outputs), "manifests": []}
+    nbformat.write(nb, folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Folders for notebooks and figures, and a cache of its own; returns a function that calls the runner."""
+    monkeypatch.setenv("CLIPMERGE_HOME", str(tmp_path / "cache"))
+    for name in ("notebooks", "figures"):
+        (tmp_path / name).mkdir()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments):
+        return run.main(["--notebooks", str(tmp_path / "notebooks"), "--out", str(tmp_path / "figures"), *arguments])
+
+    call.folder, call.figures = tmp_path / "notebooks", tmp_path / "figures"
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def left(pattern="*"):
+    return sorted(path.name for path in paths.cache("executed", "smoke").glob(pattern))
+
+
+def test_runs_once_then_says_why_not_and_what_changed(toy, capsys):
+    write(toy.folder, "10_toy", MAKE, outputs=["toy_table"])
+    assert toy() == 0
+    assert "10_toy: running (no finished run yet)" in capsys.readouterr().out
+    assert (toy.figures / "toy_table.csv").read_text() == "smoke 0"  # CLIPMERGE_PROFILE wins
+    assert left() == ["10_toy.ipynb", "10_toy.json"]
+    record = json.loads(paths.cache("executed", "smoke", "10_toy.json").read_text())
+    assert record["cold_peak_mb"] >= record["peak_mb"] > 10
+
+    assert toy() == 0
+    assert capsys.readouterr().out == (
+        "10_toy: up to date (nothing it depends on has changed; 1 outputs there)\n"
+    )
+    (toy.figures / "toy_table.csv").unlink()
+    write(toy.folder, "20_other")
+    assert toy("--only", "10") == 0
+    assert "10_toy: running (missing: toy_table)" in capsys.readouterr().out
+    assert toy("--only", "10", "--seed", "3") == 0
+    assert "10_toy: running (changed: seed)" in capsys.readouterr().out
+    assert (toy.figures / "toy_table.csv").read_text() == "smoke 3"
+
+
+def test_a_failure_names_the_cell_and_does_not_stop_the_others(toy, capsys):
+    write(toy.folder, "10_bad", "x = 1", "# why\n1 / 0", "print('never')")
+    write(toy.folder, "20_liar", "x = 1", outputs=["toy_table"])
+    assert toy() == 1
+    said = capsys.readouterr().err
+    assert "10_bad: FAILED: cell In [4] '# why' raised ZeroDivisionError: division by zero" in said
+    assert "20_liar: FAILED: it ran, but did not make toy_table" in said
+    assert left() == ["10_bad.failed.ipynb", "20_liar.failed.ipynb"]
+    write(toy.folder, "10_bad", "x = 1")
+    assert toy("--only", "10") == 0
+    assert left("10*") == ["10_bad.ipynb", "10_bad.json"]
+
+
+def test_a_dead_kernel_is_a_failure(toy, capsys):
+    write(toy.folder, "10_dies", "import os\nos._exit(9)")
+    assert toy() == 1
+    assert "10_dies: FAILED: cell In [3] 'import os' raised DeadKernelError" in capsys.readouterr().err
+    assert left() == ["10_dies.failed.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ('profil = "laptop"\nseed = 0\nout = ""', "expected profile, seed, out; found profil, seed, out"),
+        ('profile = "laptop"\nseed = 0\nout = ""\nlr = 0.1', "found profile, seed, out, lr"),
+        ('profile = "laptop"\nseed = "0"\nout = ""', "parameter seed: expected int, found '0'"),
+        ('profile = "laptop"\nseed = 0\nout = str(1)', "expected only assignments of literals, found 'out = str(1)'"),
+    ],
+)
+def test_misspelt_parameters_stop_everything_before_it_starts(toy, capsys, parameters, said):
+    write(toy.folder, "10_good")
+    write(toy.folder, "20_bad", parameters=parameters)
+    assert toy() == 2
+    error = capsys.readouterr().err
+    assert said in error and "20_bad.ipynb" in error
+    assert left() == []
+
+
+@pytest.mark.parametrize("arguments", [["--only", "77"], ["--seed", "-1"], ["--out", "a{b}"]])
+def test_bad_arguments_are_one_sentence(toy, capsys, arguments):
+    write(toy.folder, "10_good")
+    assert toy(*arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing_half_written(toy, tmp_path, number):
+    started = tmp_path / "started"
+    write(toy.folder, "10_long", f"open({str(started)!r}, 'w').close()\nimport time\ntime.sleep(60)")
+    command = [sys.executable, "-m", "clipmerge.book.run", "--notebooks", str(toy.folder), "--out", str(toy.figures)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted: what was finished is kept" in said
+    assert left() == []
+
+
+def test_nothing_to_do_needs_no_torch():
+    check = "import sys, clipmerge.book.run; sys.exit(bool({'torch', 'papermill', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
