@@ -2,6 +2,8 @@
 
 safetensors 0.8 has two habits worked around here: it leaves files at mode 0600 whatever the umask, and with two or
 more metadata keys its bytes differ from process to process. So every tensor file goes through `save_tensors`.
+
+torch is imported where tensors are: the notebook runner needs only the rest, and answers "nothing to do" in a second.
 """
 
 import hashlib
@@ -11,12 +13,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
+from typing import Any
+from typing import TYPE_CHECKING
 
 import safetensors
-import torch
-from safetensors.torch import load_file, save_file
 
 from clipmerge.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _umask() -> int:
@@ -67,6 +72,14 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """Read JSON; a missing or damaged file is one sentence naming it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: expected a JSON file, found {error}") from None
+
+
 def sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:
@@ -78,16 +91,20 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], meta: Mapping | None = None) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, "torch.Tensor"], meta: Mapping | None = None) -> None:
     """Save tensors (and JSON-able `meta`) as safetensors, atomically and byte-stable for equal input."""
+    from safetensors.torch import save_file
+
     kept = {name: tensors[name].detach().contiguous().cpu() for name in sorted(tensors)}
     header = {"meta": json.dumps(meta, sort_keys=True)} if meta is not None else None
     with atomic(path) as partial:
         save_file(kept, partial, metadata=header)
 
 
-def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+def load_tensors(path: str | Path) -> dict[str, "torch.Tensor"]:
     """Load every tensor of a safetensors file; a damaged file is one sentence naming it."""
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except FileNotFoundError:
