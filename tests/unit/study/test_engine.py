@@ -1,0 +1,146 @@
+"""Jobs: order, errors, progress, and the same bits whoever runs them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import cloudpickle
+import psutil
+import pytest
+import torch
+from clipmerge.errors import BadInput
+from clipmerge.study import engine
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+
+
+def _train(seed):
+    """A few steps of a tiny network: matrix products, reductions, an optimiser."""
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 8))
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    for _ in range(5):
+        loss = net(torch.randn(256, 64)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+
+
+def _sleepy(job):
+    time.sleep(job["sleep"])
+    return job["value"], os.getpid()
+
+
+def _fail_on_two(job):
+    if job.value == 2:
+        raise ValueError("no twos")
+    return job.value
+
+
+def _where(_):
+    return sys.path, torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"), os.getpid()
+
+
+def test_serial_and_processes_agree_bitwise():
+    serial = engine.map(_train, range(4), workers=1)
+    parallel = engine.map(_train, range(4), workers=2, backend="processes")
+    assert all(torch.equal(a, b) for a, b in zip(serial, parallel, strict=True))
+    assert not torch.equal(serial[0], serial[1])
+
+
+def test_serial_does_not_depend_on_the_callers_threads():
+    before = torch.get_num_threads()
+    one = engine.map(_train, [0])
+    torch.set_num_threads(2)
+    try:
+        two = engine.map(_train, [0])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(one[0], two[0])
+
+
+def test_order_is_that_of_the_jobs_and_progress_counts():
+    jobs = [{"value": i, "sleep": 0.2 if i == 0 else 0.0} for i in range(5)]
+    seen = []
+    out = engine.map(_sleepy, jobs, workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert [value for value, _ in out] == [0, 1, 2, 3, 4]
+    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    assert len({pid for _, pid in out} - {os.getpid()}) >= 1
+
+
+def test_workers_are_reused_and_have_one_thread_each():
+    first = engine.map(_where, range(4), workers=2)
+    second = engine.map(_where, range(4), workers=2)
+    assert len({pid for *_, pid in first + second}) <= 2
+    assert {(threads, env) for _, threads, env, _ in first + second} == {(1, "1")}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_keeps_its_type_and_names_the_job(workers):
+    jobs = [SimpleNamespace(name=f"expert/{i}", value=i) for i in range(4)]
+    with pytest.raises(ValueError, match="no twos") as caught:
+        engine.map(_fail_on_two, jobs, workers=workers)
+    assert "in job 3: expert/2" in caught.value.__notes__
+    assert engine.map(_fail_on_two, jobs[:2], workers=workers) == [0, 1]
+
+
+def test_workers_do_not_see_a_changed_import_path(monkeypatch, tmp_path):
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)  # new workers: old ones could not know the new path
+    monkeypatch.syspath_prepend(tmp_path)
+    places = engine.map(_where, range(2), workers=2, backend="processes")
+    assert all(str(tmp_path) not in path for path, *_ in places)
+    assert sys.path[0] == str(tmp_path)
+
+
+def test_no_jobs():
+    assert engine.map(_train, [], workers=2) == engine.map(_train, [], backend="processes") == []
+
+
+def test_arguments_are_checked():
+    with pytest.raises(BadInput, match="workers: expected at least 1, found 0"):
+        engine.map(_train, [1], workers=0)
+    with pytest.raises(BadInput, match="expected auto, serial, processes, ray; found 'threads'"):
+        engine.map(_train, [1], backend="threads")
+
+
+def test_ray_missing_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BadInput, match=r"backend ray: expected the package ray \(pip install clipmerge\[cluster\]\)"):
+        engine.map(_train, [1], backend="ray")
+
+
+INTERRUPTED = """
+import os, sys, time
+from clipmerge.study import engine
+
+def work(folder):
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    engine.map(work, [sys.argv[1]] * 4, workers=2)
+"""
+
+
+def test_interrupt_leaves_no_worker_behind(tmp_path):
+    script, pids = tmp_path / "jobs.py", tmp_path / "pids"
+    pids.mkdir()
+    script.write_text(INTERRUPTED)
+    process = subprocess.Popen([sys.executable, script, pids], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(pids.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = [int(path.name) for path in pids.iterdir()]
+    assert len(workers) == 2
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) in (-signal.SIGINT, 130)
+    while any(psutil.pid_exists(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(psutil.pid_exists(pid) for pid in workers)
