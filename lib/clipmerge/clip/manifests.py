@@ -57,6 +57,7 @@ class Manifest:
     classes: tuple[str, ...]
     counts: Mapping[str, int]
     digest: str
+    mirrors: bool = False
     caveat: str = ""
     options: Mapping = field(default_factory=dict)
 

