@@ -1,6 +1,6 @@
 """Tables that put ours beside what was reported, each labelled with where it comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -10,9 +10,9 @@ from clipmerge.book.setup import Run
 from clipmerge.errors import BadInput
 
 
-def mean_sd(values: Sequence[float], digits: int = 1) -> str:
+def mean_sd(values: Iterable[float], digits: int = 1) -> str:
     """``"71.3 ± 0.4"`` (sample standard deviation) of several seeds, ``"71.3"`` of one number, ``"–"`` of none."""
-    kept = pd.Series(values, dtype="float64").dropna()
+    kept = pd.Series(list(values), dtype="float64").dropna()
     if kept.empty:
         return "–"
     mean = f"{kept.mean():.{digits}f}"
@@ -75,6 +75,6 @@ def save(id: str, rows: pd.DataFrame, run: Run, note: str = "", pivot: pd.DataFr
 
     `pivot` is the text table that is shown; by default ours beside reported, methods down and metrics across.
     """
-    table = beside(rows) if pivot is None else pivot
+    table = beside(records.tidy(rows, id)) if pivot is None else pivot
     records.save(id, rows, run, note, {f"{id}.md": markdown(table).encode()})
     return show(table, id, note)

@@ -73,6 +73,30 @@ def test_runs_once_then_says_why_not_and_what_changed(toy, capsys):
     assert (toy.figures / "toy_table.csv").read_text() == "smoke 3"
 
 
+DRAW = """
+import matplotlib.pyplot as plt
+from clipmerge.book import setup, figures
+from clipmerge.study import results
+run = setup(profile, seed, out)
+figure, axes = plt.subplots()
+axes.plot([0, 1], [0, 1], **figures.look("condu-ft"));
+rows = results.rows({"mean": 1.5}, method="condu-ft", metric="last", seed=run.seed, n=10)
+figures.save(figure, "toy_table", rows, run, note="Toy.")
+"""
+
+
+def test_a_second_process_writes_the_same_bytes(toy):
+    write(toy.folder, "10_toy", DRAW, outputs=["toy_table"])
+    assert toy() == 0
+    first = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in toy.figures.iterdir()}
+    assert {"toy_table.pdf", "toy_table.png", "toy_table.csv", "toy_table.json", "INDEX.md"} == set(first)
+    assert toy("--force") == 0
+    for path in toy.figures.iterdir():
+        content, written = first[path.name]
+        assert path.read_bytes() == content
+        assert path.suffix == ".json" or path.stat().st_mtime_ns == written  # not even rewritten
+
+
 def test_a_failure_names_the_cell_and_does_not_stop_the_others(toy, capsys):
     write(toy.folder, "10_bad", "x = 1", "# why\n1 / 0", "print('never')")
     write(toy.folder, "20_liar", "x = 1", outputs=["toy_table"])
