@@ -27,29 +27,29 @@ MERGES = 3584  # 2 × 256 bytes + 3,584 merges + start and end = 4,098 tokens
 open_clip.add_model_config(CONFIGS)
 
 
-def create(name: str, pretrained: str | Path | None = "default", seed: int = 0) -> nn.Module:
+def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) -> nn.Module:
     """A CLIP model in evaluation mode on the CPU.
 
-    `pretrained` is "default" (the committed weights of a nano model), an open_clip tag, a path of a safetensors state
-    dict, or None for random weights drawn from `seed`.
+    `spec` is a nano model (``nano-s``) or an open_clip architecture and weights tag (``ViT-B-16-quickgelu/openai``).
+    `pretrained` is "default" for the weights that belong to it, the path of a safetensors state dict, or None for
+    random weights drawn from `seed`.
     """
-    nano = name in NANO
-    if not nano and name not in open_clip.list_models():
-        raise BadInput(f"model {name!r}: expected one of {', '.join(NANO)} or a name of open_clip.list_models()")
-    if not nano and pretrained == "default":
-        raise BadInput(f"model {name!r}: expected `pretrained` to be an open_clip tag, a path or None, found 'default'")
-    tag = pretrained if not nano and isinstance(pretrained, str) and not Path(pretrained).exists() else None
+    name, _, tag = spec.partition("/")
+    if name not in NANO and name not in open_clip.list_models():
+        raise BadInput(f"model {spec!r}: expected one of {', '.join(NANO)} or a name of open_clip.list_models()")
+    if name not in NANO and not tag and pretrained == "default":
+        raise BadInput(f"model {spec!r}: expected architecture/weights, as in 'ViT-B-16-quickgelu/openai'")
     if tag == "openai" and "quickgelu" not in name:
         # OpenAI's weights were trained with QuickGELU; under GELU they load without a word and score lower
-        raise BadInput(f"model {name!r}: OpenAI weights expect QuickGELU, that is {name + '-quickgelu'!r}")
+        raise BadInput(f"model {spec!r}: OpenAI weights expect QuickGELU, that is '{name}-quickgelu/openai'")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         logging.disable(logging.WARNING)  # open_clip warns that weights are random before ours are loaded
         try:
-            model = open_clip.create_model(name, pretrained=tag)
+            model = open_clip.create_model(name, pretrained=tag if pretrained == "default" and tag else None)
         finally:
             logging.disable(logging.NOTSET)
-    if pretrained is not None and tag is None:
+    if pretrained is not None and (pretrained != "default" or not tag):
         path = weights(name) if pretrained == "default" else Path(pretrained)
         load(model, files.load_tensors(path), source=str(path))
     return model.eval()
@@ -87,13 +87,14 @@ def load(model: nn.Module, state: dict[str, Tensor], source: str = "state dict")
 
 
 @functools.cache
-def tokenizer(name: str):
+def tokenizer(spec: str):
     """The tokenizer of a model: a function of a list of texts that gives int64 [n, context]."""
+    name = spec.partition("/")[0]
     if name not in NANO:
         return open_clip.get_tokenizer(name)
     path = paths.cache("tokenizer", f"clip-bpe-{MERGES}.txt.gz")
     if not path.exists():
-        lines = gzip.open(default_bpe()).read().decode("utf8").split("\n")[: MERGES + 1]
+        lines = gzip.decompress(Path(default_bpe()).read_bytes()).decode("utf8").split("\n")[: MERGES + 1]
         with files.atomic(path) as partial:
             partial.write_bytes(gzip.compress("\n".join(lines).encode("utf8"), mtime=0))
     context = json.loads((CONFIGS / f"{name}.json").read_text())["text_cfg"]["context_length"]

@@ -1,0 +1,106 @@
+"""Reading answers off models: features, accuracy, prototypes, and ConDU's aggregation of experts.
+
+Inference of ConDU (paper §4.3). A task that has been seen is answered by its own decoupled expert. For an unseen task,
+or one whose identity is unknown, the base's image feature z is compared with the prototypes of every seen task; each
+image is answered by the base and its K nearest experts together, the mean of their logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor, nn
+
+from clipmerge.clip import models, prompts
+from clipmerge.clip.datasets import Dataset
+
+SCALE = 100.0  # CLIP's logit scale at the end of training; argmax and mean do not depend on it
+BATCH = 256
+
+
+@torch.no_grad()
+def features(model: nn.Module, images: UInt8[Tensor, "n h w 3"], batch: int = BATCH) -> Float[Tensor, "n dim"]:
+    """Unit image features, computed in batches, on the CPU."""
+    if not len(images):
+        return torch.zeros(0, model.visual.output_dim)
+    return torch.cat([models.encode_image(model, part).cpu() for part in images.split(batch)])
+
+
+def accuracy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> float:
+    """Top-1 accuracy in per cent."""
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
+
+
+def head(model: nn.Module, name: str, dataset: Dataset) -> Float[Tensor, "classes dim"]:
+    """The zero-shot head of a dataset from this model's own text tower, all templates averaged."""
+    return prompts.head(model, name, dataset.classes, dataset.templates).cpu()
+
+
+def test_logits(
+    model: nn.Module, name: str, dataset: Dataset, chosen: Bool[Tensor, " n"] | None = None
+) -> Float[Tensor, "m classes"]:
+    """Logits 100·cos of the (chosen) test images of a dataset over its own classes."""
+    images = dataset.test_images if chosen is None else dataset.test_images[chosen]
+    return SCALE * features(model, images) @ head(model, name, dataset).T
+
+
+def test_accuracy(model: nn.Module, name: str, dataset: Dataset) -> float:
+    """Test accuracy (per cent) of a model as zero-shot classifier over the dataset's own classes."""
+    return accuracy(test_logits(model, name, dataset), dataset.test_labels)
+
+
+@torch.no_grad()
+def prototypes(
+    base: nn.Module, name: str, dataset: Dataset, side: str = "both", index: Int64[Tensor, " m"] | None = None
+) -> Float[Tensor, "classes dim"]:
+    """One prototype per class in the base's space: normalise(½ (mean image feature + mean text feature)).
+
+    `side` "image" or "text" leaves the other half out; a class without images has its text alone. `index` restricts
+    the training images that are looked at (a few-shot learner owns no more).
+    """
+    text = torch.stack([prompts.head(base, name, dataset.classes, [t]).cpu() for t in dataset.templates]).mean(0)
+    if side == "text":
+        return F.normalize(text, dim=-1)
+    index = torch.arange(len(dataset.train_labels)) if index is None else index
+    labels = dataset.train_labels[index]
+    sums = torch.zeros_like(text).index_add_(0, labels, features(base, dataset.train_images[index]))
+    count = torch.bincount(labels, minlength=len(text))[:, None]
+    image = sums / count.clamp(min=1)
+    both = image if side == "image" else (image + text) / 2
+    return F.normalize(torch.where(count > 0, both, text), dim=-1)
+
+
+def similarity(z: Float[Tensor, "n dim"], prototype_sets: Sequence[Float[Tensor, "_ dim"]]) -> Float[Tensor, "n tasks"]:
+    """Score of each task for each image: the cosine with the nearest of its prototypes."""
+    return torch.stack([(z @ set_.T).amax(1) for set_ in prototype_sets], 1)
+
+
+def nearest(scores: Float[Tensor, "n tasks"], k: int) -> Bool[Tensor, "n tasks"]:
+    """Which experts answer which image: the k highest scores of each row (all, where there are fewer)."""
+    chosen = torch.zeros_like(scores, dtype=torch.bool)
+    return chosen.scatter_(1, scores.topk(min(k, scores.shape[1]), dim=1).indices, True)
+
+
+@dataclass
+class Aggregate:
+    """Running mean of logits over the members that answer each image; the base is a member of all of them."""
+
+    total: Float[Tensor, "n classes"]
+    members: Float[Tensor, " n"]
+
+    @classmethod
+    def of(cls, base_logits: Float[Tensor, "n classes"], with_base: bool = True) -> "Aggregate":
+        """Start with the base's answer, or with no answer yet."""
+        start = base_logits.clone() if with_base else torch.zeros_like(base_logits)
+        return cls(start, torch.full((len(base_logits),), float(with_base)))
+
+    def add(self, chosen: Bool[Tensor, " n"], logits: Float[Tensor, "m classes"]) -> None:
+        """Add one expert's logits for the images that chose it."""
+        self.total[chosen] += logits
+        self.members[chosen] += 1
+
+    def mean(self) -> Float[Tensor, "n classes"]:
+        """Mean logits over each image's members."""
+        return self.total / self.members[:, None]

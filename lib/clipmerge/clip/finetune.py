@@ -1,0 +1,96 @@
+"""Tuning one expert: a CLIP model fine-tuned on one task, by ConDU's recipe scaled to the profile.
+
+Both towers train, the temperature does not. The classifier is not a new layer: class logits are cosines with the text
+features of the task's first template, recomputed at every step because the text tower moves too.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from clipmerge.clip import models, prompts, training
+from clipmerge.clip.datasets import Dataset
+from clipmerge.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One expert's hyper-parameters; the defaults are the paper's, profiles scale them down."""
+
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 1e-5
+    warmup: int = 100
+    label_smoothing: float = 0.2
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    scale_min: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "lr"):
+            if not getattr(self, name) > 0:
+                raise BadInput(f"fine-tuning recipe: expected {name} > 0, found {getattr(self, name)}")
+
+
+def crop(images: UInt8[Tensor, "n h w 3"], scale_min: float, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
+    """RandomResizedCrop of a batch: an area share in [scale_min, 1] at a random place, resized back."""
+    x = images.permute(0, 3, 1, 2).float()
+    area, u, v = torch.rand(3, len(x), generator=generator)
+    side = (scale_min + (1 - scale_min) * area).sqrt()
+    matrix = torch.zeros(len(x), 2, 3)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = side
+    matrix[:, 0, 2], matrix[:, 1, 2] = (2 * u - 1) * (1 - side), (2 * v - 1) * (1 - side)
+    grid = F.affine_grid(matrix, x.shape, align_corners=False)
+    cut = F.grid_sample(x, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
+    return cut.clamp(0, 255).round().to(torch.uint8)
+
+
+def class_loss(
+    model: nn.Module, images: UInt8[Tensor, "n *hwc"], labels: Int64[Tensor, " n"], tokens: Tensor, smoothing: float
+) -> Float[Tensor, ""]:
+    """Cross-entropy of temperature-scaled image–text cosines over the task's own classes."""
+    logits = model.logit_scale.exp() * models.encode_image(model, images) @ models.encode_text(model, tokens).T
+    return F.cross_entropy(logits, labels.to(logits.device), label_smoothing=smoothing)
+
+
+def tune(
+    model: nn.Module,
+    name: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: int = 0,
+    loss: Callable[..., Tensor] = class_loss,
+    checkpoint: Path | None = None,
+    index: Int64[Tensor, " m"] | None = None,
+) -> list[Mapping]:
+    """Fine-tune `model` (of architecture `name`) in place on the training part of `dataset`; returns the loss log.
+
+    `index` restricts training to some images. With `checkpoint` the state is saved every hundred steps and an
+    interrupted run continues there, bit for bit.
+    """
+    model.train().logit_scale.requires_grad_(False)
+    optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
+    start, log = training.resume(checkpoint, model, optimizer) if checkpoint else (0, [])
+    tokens = prompts.tokens(name, dataset.classes, dataset.templates[0])
+    index = torch.arange(len(dataset.train_labels)) if index is None else index
+    for step in range(start, recipe.steps):
+        generator = training.generator(seed, step)
+        pick = index[torch.randint(len(index), (recipe.batch,), generator=generator)]
+        images = crop(dataset.train_images[pick], recipe.scale_min, generator)
+        value = loss(model, images, dataset.train_labels[pick], tokens, recipe.label_smoothing)
+        optimizer.zero_grad()
+        value.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = training.rate(step, recipe.steps, recipe.lr, recipe.warmup)
+        optimizer.step()
+        log.append({"step": step, "loss": value.item()})
+        if checkpoint and (step + 1) % 100 == 0:
+            training.save(checkpoint, model, optimizer, step + 1, log)
+    model.eval().logit_scale.requires_grad_(True)
+    return log

@@ -1,0 +1,1 @@
+"""Experiments: profiles, the step cache, ConDU's protocol, metrics and results."""
