@@ -35,7 +35,7 @@ def delta(expert: Mapping[str, Tensor], base: Mapping[str, Tensor], label: str =
     return out
 
 
-def apply_delta(base: Mapping[str, Tensor], delta: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
+def apply_delta(base: Mapping[str, Tensor], delta: Mapping[str, Tensor], scale: int | float = 1.0) -> dict[str, Tensor]:
     """θ⁰ + scale · δ, in the base's dtypes; tensors without a delta are the base's own.
 
     Always computed from the base: adding and subtracting in turns drifts (7e-9 after 50 turns in fp32).

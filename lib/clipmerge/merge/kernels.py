@@ -71,3 +71,20 @@ def _agree(rows, unified, masks, before, after):  # M_j = 1[d_j s_j > 0], with Î
                 masks[k, start + lane] = agrees
                 before[k, lane] += np.float64(abs(d))
                 after[k, lane] += np.float64(abs(u)) if agrees else 0.0
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def count(keys, shift, bins):
+    """Add a histogram of non-negative integers, by their high bits, to `bins`."""
+    for key in keys:
+        bins[key >> shift] += 1
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def count_within(keys, shift, high, bins):
+    """The same by their low bits, of those whose high bits are `high`."""
+    for key in keys:
+        if key >> shift == high:
+            bins[key - (high << shift)] += 1

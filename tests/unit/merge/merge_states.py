@@ -21,7 +21,7 @@ def deltas(seed: int, count: int, shared: float = 0.0) -> list[dict[str, torch.T
     return [{n: (0.5 + k) * (d[n] + shared * common[n]) for n in SHAPES} for k, d in enumerate(own)]
 
 
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=8, deadline=None)
 seeds = st.integers(0, 50)
 counts = st.integers(2, 5)
 

@@ -1,10 +1,12 @@
 import pytest
 import torch
-from clipmerge.errors import BadInput
-from clipmerge.merge.bitmask import PackedMask, pack
 from hypothesis import given
 from hypothesis import strategies as st
-from merge_states import few
+
+from clipmerge.errors import BadInput
+from clipmerge.merge.bitmask import PackedMask, pack
+
+from .merge_states import few
 
 
 @few

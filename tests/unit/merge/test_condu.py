@@ -2,12 +2,14 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from clipmerge.errors import BadInput
 from clipmerge.merge import condu
 from clipmerge.merge.kernels import BLOCK
-from hypothesis import given
-from hypothesis import strategies as st
-from merge_states import SHAPES, counts, deltas, few, same, seeds
+
+from .merge_states import SHAPES, counts, deltas, few, same, seeds
 
 kinds = st.sampled_from(["tensor_mean", "global_l1"])
 

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from hypothesis import given
+
 from clipmerge.errors import BadInput
 from clipmerge.merge import apply_delta, check_compatible, delta
-from hypothesis import given
-from merge_states import few, model, same, seeds
+
+from .merge_states import few, model, same, seeds
 
 
 def test_delta_and_back_by_hand():

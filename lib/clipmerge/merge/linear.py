@@ -1,0 +1,111 @@
+"""Techniques that combine whole vectors: averages, sums, arcs."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from clipmerge.errors import BadInput
+from clipmerge.merge.registry import Block, Number, Recipe, technique, within
+
+
+@technique(weighted=True)
+def average() -> Recipe:
+    """θ = Σ_k w_k θ_k, Σ w = 1 (Wortsman et al. 2022, arXiv 2203.05482). Default: uniform weights."""
+    return Recipe(lambda block: mean(block.experts, block.weights))
+
+
+@technique()
+def task_arithmetic(scale: Number = 1.0) -> Recipe:
+    """θ = θ⁰ + s Σ_k τ_k (Ilharco et al. 2023, arXiv 2212.04089).
+
+    A sum, not a mean: TIME's configs use s from 0.1 to 1. In its EMA fold the reference stays the base:
+    θ⁰ + s [(e − θ⁰) + (r − θ⁰)].
+    """
+    return Recipe(lambda block: block.base + scale * sum(block.deltas))
+
+
+@technique(pair=True, weighted=True)
+def slerp(swap: bool = False, linear_above: Number = 0.9995) -> Recipe:
+    """Per tensor, with Ω the angle between θ_a and θ_b: θ = [sin(w_a Ω) θ_a + sin(w_b Ω) θ_b] / sin Ω (Shoemake 1985).
+
+    Linear where |cos Ω| > `linear_above`, or where a tensor is zero and has no angle. TIME's code hands the first
+    weight to the *second* model: `swap=True`.
+    """
+
+    def merge(block: Block) -> Tensor:
+        a, b = block.experts
+        wa, wb = reversed(block.weights) if swap else block.weights
+        cos = block.known[block.name]
+        if math.isnan(cos) or abs(cos) > linear_above:
+            return mean((a, b), (wa, wb))
+        omega = math.acos(cos)
+        return (math.sin(wa * omega) * a + math.sin(wb * omega) * b) / math.sin(omega)
+
+    return Recipe(merge, measure=lambda block: products(*block.experts), conclude=cosines)
+
+
+@technique(pair=True)
+def model_stock() -> Recipe:
+    """Per tensor, with c = cos(τ_a, τ_b) and r = 2c / (1 + c): θ = r (θ_a + θ_b) / 2 + (1 − r) θ⁰ (arXiv 2403.19522).
+
+    Where a delta is zero or c = −1 there is no such r and θ = θ⁰. TIME's code adds 1e-8 to the norms instead.
+    """
+
+    def merge(block: Block) -> Tensor:
+        cos = block.known[block.name]
+        r = 0.0 if math.isnan(cos) or cos == -1 else 2 * cos / (1 + cos)
+        return r * mean(block.experts, (0.5, 0.5)) + (1 - r) * block.base
+
+    return Recipe(merge, measure=lambda block: products(*block.deltas), conclude=cosines)
+
+
+@technique(weighted=True)
+def fisher(floor: Number = 0.0) -> Recipe:
+    """θ = Σ_k w_k F_k θ_k / Σ_k w_k F_k (Matena & Raffel 2022, arXiv 2111.09832).
+
+    F_k ≥ 0, the diagonal of expert k's Fisher information, comes through the `fishers` of `merge`, one state dict (file
+    to file: one path) per expert. `floor` is added to each F. Where all F are zero the plain weighted mean is taken.
+    """
+    within("floor", floor, 0, math.inf)
+
+    def merge(block: Block) -> Tensor:
+        shares = [w * (f + floor) for w, f in zip(block.weights, block.fishers, strict=True)]
+        if any((f < 0).any() for f in block.fishers):
+            raise BadInput(f"fishers: {block.name} should hold numbers ≥ 0, found a negative one")
+        total = sum(shares)
+        weighted = sum(f * e for f, e in zip(shares, block.experts, strict=True))
+        return torch.where(total > 0, weighted / total, mean(block.experts, block.weights))
+
+    return Recipe(merge, fishers=True)
+
+
+@technique(random=True)
+def random(scale: Number = 1.0) -> Recipe:
+    """θ_j = θ⁰_j + s τ_{k(j), j}: every coordinate from an expert k(j) drawn uniformly (TIME's control)."""
+
+    def merge(block: Block) -> Tensor:
+        choice = torch.randint(len(block.experts), block.base.shape, generator=block.generator())
+        return block.base + scale * sum(d * (choice == k) for k, d in enumerate(block.deltas))
+
+    return Recipe(merge)
+
+
+def mean(vectors: Sequence[Tensor], weights: Sequence[Number]) -> Tensor:
+    """Σ w_k v_k, for weights that sum to one."""
+    return sum(weight * vector for weight, vector in zip(weights, vectors, strict=True))
+
+
+def products(a: Tensor, b: Tensor) -> list[float]:
+    """(a·a, b·b, a·b): what a cosine needs, additive over blocks."""
+    return [(a * a).sum().item(), (b * b).sum().item(), (a * b).sum().item()]
+
+
+def cosines(sums: Mapping[str, list[float]]) -> dict[str, float]:
+    """Per tensor a·b / (|a| |b|), clipped to [−1, 1]; NaN if a or b is zero."""
+
+    def cosine(aa: float, bb: float, ab: float) -> float:
+        return max(-1.0, min(1.0, ab / math.sqrt(aa) / math.sqrt(bb))) if aa > 0 and bb > 0 else math.nan
+
+    return {name: cosine(*products) for name, products in sums.items()}

@@ -1,0 +1,121 @@
+"""TIES and its relatives: thin every delta out, elect a sign per coordinate, average those that carry it."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from clipmerge.errors import BadInput
+from clipmerge.merge.registry import Block, Number, Recipe, among, group, technique, within
+
+PER = ("model", "tower", "tensor")
+Ranks = Callable[[int], Sequence[int]] | None
+
+
+@technique()
+def ties(
+    keep: Number = 0.2, prune: Number | None = None, scale: Number = 1.0, per: str = "model", zero: str = "majority"
+) -> Recipe:
+    """θ = θ⁰ + s · mean of the trimmed τ_k that carry the elected sign sgn Σ_k τ_k (Yadav et al., arXiv 2306.01708).
+
+    `keep` is TIES' K: the share of largest |τ_k| that survives, default the paper's 20 %. TIME's `prune_percentile` is
+    the share that goes: `prune=p` instead of `keep`. Values equal to the threshold stay, as in both codes. `per`: the
+    vector that is trimmed, the whole "model" (paper), each "tower" (TIME) or each "tensor". `zero`: sign where the sum
+    is exactly 0, "majority" of all elected signs (both codes) or "none" (such coordinates do not move).
+    """
+    trimmed, ranks = _trim(keep, prune)
+    return _elect_and_mean(trimmed, scale, zero, per, ranks=ranks)
+
+
+@technique(random=True)
+def dare_ties(drop: Number = 0.8, scale: Number = 1.0, zero: str = "majority", per: str = "model") -> Recipe:
+    """DARE (Yu et al. 2024, arXiv 2311.03099), then TIES' election.
+
+    Every τ_kj is dropped with probability p (`drop`), else divided by 1 − p. TIME's code keeps values not below the
+    k-th random number, so very slightly more than 1 − p; here draws are independent, their generator derived from
+    tensor, expert and block. `per`: over what the majority of `zero` is counted.
+    """
+    within("drop", drop, 0, 1)
+    if drop == 1:
+        raise BadInput("drop: expected a probability below 1, found 1")
+
+    def thinned(block: Block) -> list[Tensor]:
+        kept = (torch.rand(d.shape, generator=block.generator(k)) >= drop for k, d in enumerate(block.deltas))
+        return [d * mask / (1 - drop) for d, mask in zip(block.deltas, kept, strict=True)]
+
+    return _elect_and_mean(thinned, scale, zero, per)
+
+
+@technique()
+def breadcrumbs_ties(
+    prune: Number = 0.8,
+    top: Number = 0.01,
+    scale: Number = 1.0,
+    per: str = "model",
+    merge: str = "mean",
+    zero: str = "majority",
+) -> Recipe:
+    """Model Breadcrumbs (Davari & Belilovsky 2024, arXiv 2312.06795), then TIES' election.
+
+    Of each τ_k the share `prune` of smallest and the share `top` of largest magnitudes go. Breadcrumbs itself masks
+    `per="tensor"`; TIME per "tower", with top 0.01 in its configs (class default 0.2). `merge`: "mean" of the agreeing
+    values (TIME's configs) or their "sum" (its class default, and Breadcrumbs' own task vectors).
+    """
+    within("prune", prune, 0, 1)
+    within("top", top, 0, 1 - prune)
+
+    def ranks(count: int) -> tuple[int, int]:
+        return int(prune * count), count - int(top * count)
+
+    def trimmed(block: Block) -> list[Tensor]:
+        sizes = [magnitude(d) for d in block.deltas]
+        return [d * (m >= low) * (m <= high) for d, m, (low, high) in zip(block.deltas, sizes, block.cuts, strict=True)]
+
+    total = among("merge", merge, ("mean", "sum")) == "sum"
+    return _elect_and_mean(trimmed, scale, zero, per, total, ranks)
+
+
+def magnitude(delta: Tensor) -> Tensor:
+    """|τ| in fp32, the precision in which magnitudes are ranked."""
+    return delta.float().abs_()
+
+
+def _trim(keep: Number, prune: Number | None) -> tuple[Callable[[Block], list[Tensor]], Ranks]:
+    within("keep", keep, 0, 1)
+    prune = None if prune is None else within("prune", prune, 0, 1)
+
+    def ranks(count: int) -> tuple[int]:  # rank 0: nothing is trimmed
+        return (min(count, count - int(keep * count) if prune is None else int(prune * count)),)
+
+    def trimmed(block: Block) -> list[Tensor]:
+        return [d * (magnitude(d) >= cut) for d, (cut,) in zip(block.deltas, block.cuts, strict=True)]
+
+    return trimmed, ranks
+
+
+def _elect_and_mean(
+    thin: Callable[[Block], list[Tensor]], scale: Number, zero: str, per: str, total: bool = False, ranks: Ranks = None
+) -> Recipe:
+    among("per", per, PER)
+    among("zero", zero, ("majority", "none"))
+
+    def merge(block: Block) -> Tensor:
+        thinned = thin(block)
+        sign = sum(thinned).sign_()
+        if block.known:
+            sign += block.known[group(block.name, per)] * (sign == 0)
+        agreeing = [d * (d * sign > 0) for d in thinned]
+        count = 1 if total else sum((d != 0).double() for d in agreeing).clamp_(min=1)
+        return block.base + scale * (sum(agreeing) / count)
+
+    def signs(block: Block) -> list[float]:
+        return [sum(thin(block)).sign_().sum().item()]
+
+    def majority(sums: Mapping[str, list[float]]) -> dict[str, float]:
+        votes = defaultdict(float)
+        for name, (balance,) in sums.items():
+            votes[group(name, per)] += balance
+        return {vector: float(balance > 0) - float(balance < 0) for vector, balance in votes.items()}
+
+    return Recipe(merge, ranks, per, measure=signs if zero == "majority" else None, conclude=majority)
