@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from nbformat import NotebookNode
@@ -27,12 +28,10 @@ def parts(nb: NotebookNode, profile: Profile, seed: int, out: Path) -> dict[str,
     sources = [cell.source for cell in notebooks.code_cells(nb)]
     found = {"code cells": files.digest(sources), "seed": str(seed), "output folder": str(out)}
     found |= {f"profile {key}": files.digest(value) for key, value in _flat(asdict(profile))}
-    found |= {_name(path): _code_digest(path) for path in library(sources)}
-    found |= {_name(path): files.sha256(path) for path in PACKAGE.rglob("*.json")}  # model configurations
+    used = [*library(sources), *PACKAGE.rglob("*.json"), paths.REPO / "requirements.lock"]  # json: model configurations
     for pattern in notebooks.manifests(nb):
-        found |= {_name(path): files.sha256(path) for path in paths.manifests().glob(pattern) if path.is_file()}
-    lock = paths.REPO / "requirements.lock"
-    return found | ({lock.name: files.sha256(lock)} if lock.exists() else {})
+        used += paths.manifests().glob(pattern)
+    return found | {_name(path): _digest(path) for path in used if path.is_file()}
 
 
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
@@ -79,8 +78,16 @@ def _files_of(dotted: str) -> Iterator[Path]:
             yield here.with_suffix(".py")
 
 
-def _code_digest(path: Path) -> str:
-    """Digest of what a module does: comments and layout do not count."""
+def _digest(path: Path) -> str:
+    stat = path.stat()
+    return _digest_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, _size: int, _modified: int) -> str:
+    """Digest of a file; of Python it is what the module does that counts, not its comments and layout."""
+    if path.suffix != ".py":
+        return files.sha256(path)
     return hashlib.sha256(ast.dump(ast.parse(path.read_text(encoding="utf8"))).encode()).hexdigest()
 
 

@@ -149,11 +149,11 @@ def test_an_interrupt_leaves_nothing_half_written(toy, tmp_path, number):
     write(toy.folder, "10_long", f"open({str(started)!r}, 'w').close()\nimport time\ntime.sleep(60)")
     command = [sys.executable, "-m", "clipmerge.book.run", "--notebooks", str(toy.folder), "--out", str(toy.figures)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not started.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "interrupted: what was finished is kept" in said
     assert left() == []
