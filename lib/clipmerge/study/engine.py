@@ -70,7 +70,8 @@ def _ray(fn: Callable, jobs: Sequence, _: int) -> Iterator[tuple[int, Any]]:
         import ray
     except ImportError:
         raise BadInput("engine: backend ray: expected the package ray (pip install clipmerge[cluster])") from None
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False)
     call = ray.remote(num_cpus=1, num_gpus=int(torch.cuda.is_available()), max_retries=0)(_call)
     waiting = [call.remote(fn, index, job) for index, job in enumerate(jobs)]
     try:

@@ -11,6 +11,7 @@ import cloudpickle
 import psutil
 import pytest
 import torch
+
 from clipmerge.errors import BadInput
 from clipmerge.study import engine
 
@@ -52,16 +53,14 @@ def test_serial_and_processes_agree_bitwise():
     assert not torch.equal(serial[0], serial[1])
 
 
-def test_serial_does_not_depend_on_the_callers_threads():
+def test_serial_jobs_have_one_thread_and_the_caller_keeps_its_own():
     before = torch.get_num_threads()
-    one = engine.map(_train, [0])
     torch.set_num_threads(2)
     try:
-        two = engine.map(_train, [0])
-        assert torch.get_num_threads() == 2
+        [(_, threads, *_)] = engine.map(_where, [0])
+        assert (threads, torch.get_num_threads()) == (1, 2)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(one[0], two[0])
 
 
 def test_order_is_that_of_the_jobs_and_progress_counts():
@@ -134,13 +133,13 @@ def test_interrupt_leaves_no_worker_behind(tmp_path):
     pids.mkdir()
     script.write_text(INTERRUPTED)
     process = subprocess.Popen([sys.executable, script, pids], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(list(pids.iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     workers = [int(path.name) for path in pids.iterdir()]
     assert len(workers) == 2
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) in (-signal.SIGINT, 130)
+    assert process.wait(timeout=60) in (-signal.SIGINT, 130)
     while any(psutil.pid_exists(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(psutil.pid_exists(pid) for pid in workers)

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from clipmerge.errors import BadInput
-from clipmerge.study import metrics, results
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from clipmerge.errors import BadInput
+from clipmerge.study import metrics, results
 
 HALF_A_DIGIT = 0.05 + 1e-9
 BY_HAND = [[50.0, 20.0, 30.0], [40.0, 60.0, 10.0], [30.0, 50.0, 70.0]]

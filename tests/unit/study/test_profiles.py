@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import yaml
+
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles, results
 

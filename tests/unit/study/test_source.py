@@ -5,6 +5,7 @@ import sys
 import textwrap
 
 import pytest
+
 from clipmerge.errors import BadInput
 from clipmerge.study import source
 

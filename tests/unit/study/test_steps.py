@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from clipmerge.errors import BadInput
 from clipmerge.study import steps
 from clipmerge.study.steps import Step
-from hypothesis import given
-from hypothesis import strategies as st
 
 NAMES = st.text(min_size=1, max_size=3)
 LEAVES = st.integers(-5, 5) | st.text(max_size=3) | st.booleans() | st.none() | st.lists(st.integers(), max_size=2)

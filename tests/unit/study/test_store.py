@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from clipmerge.errors import BadInput
 from clipmerge.study import store
 from clipmerge.study.store import Step
@@ -313,11 +314,11 @@ def lab(tmp_path, home):
 def test_killed_in_the_middle(lab, tmp_path, home, number):
     started = tmp_path / "started"
     process = lab(f"store.get(Step(lab.slow, 'slow', {{'started': {str(started)!r}}}))")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not started.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: -2}[number]
     left = list((home / "steps" / "slow").iterdir())
     if number == signal.SIGKILL:  # nobody could clean up, but nothing bears a final name
@@ -332,7 +333,7 @@ def test_two_processes_one_key(lab, tmp_path, home):
     meeting.mkdir()
     code = f"f = store.get(Step(lab.meet, 'meet', {{'meeting': {str(meeting)!r}}})); print((f / 'who').read_text())"
     both = [lab(code), lab(code)]
-    said = [process.communicate(timeout=100)[0].strip() for process in both]
+    said = [process.communicate(timeout=200)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     (folder,) = (home / "steps" / "meet").iterdir()
     assert len(list(meeting.iterdir())) == 2
@@ -345,7 +346,7 @@ def test_parallel_equals_serial_bitwise(lab, tmp_path):
     homes = [tmp_path / "serial", tmp_path / "parallel"]
     for workers, place in enumerate(homes, start=1):
         process = lab(f"store.build(lab.graph(), workers={workers}); print(store.summary())", CLIPMERGE_HOME=str(place))
-        out, _ = process.communicate(timeout=100)
+        out, _ = process.communicate(timeout=200)
         assert out.strip() == "0 cached, 4 computed"
     serial, parallel = ({p.relative_to(h): p.read_bytes() for p in h.rglob("w.pt")} for h in homes)
     assert len(serial) == 4
