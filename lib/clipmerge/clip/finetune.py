@@ -18,6 +18,9 @@ from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 
 
+CHECKPOINT_EVERY = 100  # steps
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One expert's hyper-parameters; the defaults are the paper's, profiles scale them down."""
@@ -71,8 +74,8 @@ def tune(
 ) -> list[Mapping]:
     """Fine-tune `model` (of architecture `name`) in place on the training part of `dataset`; returns the loss log.
 
-    `index` restricts training to some images. With `checkpoint` the state is saved every hundred steps and an
-    interrupted run continues there, bit for bit.
+    `index` restricts training to some images. With `checkpoint` the state is saved now and then, and an interrupted
+    run continues there, bit for bit.
     """
     model.train().logit_scale.requires_grad_(False)
     optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
@@ -90,7 +93,7 @@ def tune(
             group["lr"] = training.rate(step, recipe.steps, recipe.lr, recipe.warmup)
         optimizer.step()
         log.append({"step": step, "loss": value.item()})
-        if checkpoint and (step + 1) % 100 == 0:
+        if checkpoint and (step + 1) % CHECKPOINT_EVERY == 0:
             training.save(checkpoint, model, optimizer, step + 1, log)
     model.eval().logit_scale.requires_grad_(True)
     return log

@@ -60,6 +60,13 @@ def contrastive(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def rate(step: int, steps: int, config: Mapping) -> float:
+    """Warm-up and the first part of a cosine as long as `horizon` runs, then from `cooldown` on linearly to zero."""
+    start = round(config["cooldown"] * steps)
+    cosine = training.rate(min(step, start), round(config["horizon"] * steps), config["lr"], config["warmup"])
+    return cosine if step <= start else cosine * (steps - step) / (steps - start)
+
+
 def run(name: str, out: Path, config: Mapping, steps: int | None = None, progress: bool = True) -> list[dict]:
     """Pretrain `name`; writes ``<out>/<name>.safetensors`` and a checkpoint beside it, returns the log.
 
@@ -82,7 +89,7 @@ def run(name: str, out: Path, config: Mapping, steps: int | None = None, progres
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config["clip_norm"])
         for group in optimizer.param_groups:
-            group["lr"] = training.rate(step, steps, config["lr"], config["warmup"])
+            group["lr"] = rate(step, steps, config)
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))

@@ -4,7 +4,7 @@ step = experts.step(profile, "digits", seed=0)
 delta = experts.delta(store.get(step))
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,26 +38,33 @@ def base_inputs(model: str) -> dict[str, Path]:
     return {"base": models.weights(model)} if model in models.NANO else {}
 
 
-def step(profile: Profile, task: str, seed: int, model: str = "", index_seed: int | None = None) -> Step:
+def step(profile: Profile, task: str, seed: int, model: str = "", held_out: int | None = None) -> Step:
     """The expert of `task`: the base (of `profile.model` or another) fine-tuned on it; gives its delta.
 
-    With `index_seed` a fifth of the training images is held out, as `sweep` does to choose hyper-parameters.
+    `held_out` seeds a validation split that is not trained on (`sweep` chooses hyper-parameters there).
     """
     model = model or profile.model
-    recipe = asdict(profiles.recipe(profile, task))
-    config = {"model": model, "recipe": recipe, "index_seed": index_seed, **task_config(profile, task)}
-    return Step(tune, f"expert/{model.replace('/', '+')}/{task}", config, base_inputs(model), seed)
+    return Step(
+        tune, f"expert/{_label(model)}/{task}", _config(profile, task, model, held_out), base_inputs(model), seed
+    )
 
 
-def continual(profile: Profile, order: tuple[str, ...], seed: int) -> list[Step]:
+def continual(profile: Profile, order: Sequence[str], seed: int, model: str = "") -> list[Step]:
     """Continual fine-tuning as a chain of steps: each starts from the weights the one before has left."""
-    chain: list[Step] = []
+    model, chain = model or profile.model, []
     for task in order:
-        recipe = asdict(profiles.recipe(profile, task))
-        config = {"model": profile.model, "recipe": recipe, "index_seed": None, **task_config(profile, task)}
-        inputs = base_inputs(profile.model) | ({"start": chain[-1]} if chain else {})
-        chain.append(Step(tune, f"continual/{profile.model.replace('/', '+')}/{task}", config, inputs, seed))
+        inputs = base_inputs(model) | ({"start": chain[-1]} if chain else {})
+        chain.append(Step(tune, f"continual/{_label(model)}/{task}", _config(profile, task, model), inputs, seed))
     return chain
+
+
+def _label(model: str) -> str:
+    return model.replace("/", "+")
+
+
+def _config(profile: Profile, task: str, model: str, held_out: int | None = None) -> dict:
+    recipe = {key: value for key, value in asdict(profiles.recipe(profile, task)).items() if key != "lr_by_task"}
+    return {"model": model, "recipe": recipe, "held_out": held_out, **task_config(profile, task)}
 
 
 def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
@@ -66,12 +73,9 @@ def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if "start" in inputs:
         model.load_state_dict(deltas.apply_delta(base, delta(inputs["start"])))
-    recipe = finetune.Recipe(**{k: v for k, v in config["recipe"].items() if k != "lr_by_task"})
-    index = None
-    if config["index_seed"] is not None:
-        index, _ = datasets.validation_split(data, seed=config["index_seed"])
-    model = model.to(accelerator())
-    log = finetune.tune(model, config["model"], data, recipe, seed, index=index)
+    index = None if config["held_out"] is None else datasets.validation_split(data, seed=config["held_out"])[0]
+    recipe = finetune.Recipe(**config["recipe"])
+    log = finetune.tune(model.to(accelerator()), config["model"], data, recipe, seed, index=index)
     files.save_tensors(out / DELTA, deltas.delta(model.cpu().state_dict(), base))
     files.write_json(out / LOG, log)
 

@@ -19,46 +19,28 @@ from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
 
-METHODS = ("zero-shot", "continual-ft", "experts", "average", "emr", "condu-ft")
+METHODS = sessions.METHODS
 READING, ACCURACY = "reading.safetensors", "accuracy.json"
 
 
 def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None = None, model: str = "") -> list[Step]:
     """The steps that grade `method` after each session; what they build on is reached through their inputs."""
     order, model = tuple(order or profiles.order(profile)), model or profile.model
-    name = f"{method}/{model.replace('/', '+')}"
-    tuned = [experts.step(profile, task, seed, model) for task in order]
-    chain = experts.continual(profile, order, seed) if method == "continual-ft" else []
-    shared = {"rescaler": profile.mtil.rescaler}
-    kept: list[dict[str, Step]] = []
-    for t in range(len(order)):
-        so_far = sessions.numbered(tuned[: t + 1])
-        if method == "zero-shot":
-            kept.append({})
-        elif method == "continual-ft":
-            kept.append({"model": chain[t]})
-        elif method == "experts":
-            kept.append(so_far)
-        elif method == "average":
-            kept.append({"model": Step(sessions.average, f"session/{name}/{t + 1:02d}", {}, so_far)})
-        elif method == "emr":
-            kept.append({"session": Step(sessions.one_shot, f"session/{name}/{t + 1:02d}", shared, so_far)})
-        elif method == "condu-ft":
-            inputs = {"newcomer": tuned[t]} | ({"earlier": kept[-1]["session"]} if t else {})
-            kept.append({"session": Step(sessions.extend, f"session/{name}/{t + 1:02d}", shared, inputs)})
-    return [_grade(profile, name, order, model, method, t, inputs) for t, inputs in enumerate(kept)]
-
-
-def _grade(
-    profile: Profile, name: str, order: Sequence[str], model: str, method: str, t: int, kept: Mapping[str, Step]
-) -> Step:
-    tasks = [experts.task_config(profile, task) for task in order]
-    config = {"model": model, "tasks": tasks, "k": profile.mtil.k, "seen": t + 1}
-    if method in ("zero-shot", "continual-ft", "average"):
-        config = {"model": model, "tasks": tasks}  # one model for everything: nothing to route
-        return Step(grade_model, f"grade/{name}/{t + 1:02d}", config, experts.base_inputs(model) | kept)
-    inputs = experts.base_inputs(model) | {"reading": reading(profile, order, model)} | kept
-    return Step(grade_bank, f"grade/{name}/{t + 1:02d}", config, inputs)
+    if method == "continual-ft":
+        tuned = experts.continual(profile, order, seed, model)
+    else:
+        tuned = [experts.step(profile, task, seed, model) for task in order]
+    name, base = f"{method}/{model.replace('/', '+')}", experts.base_inputs(model)
+    config = {"model": model, "tasks": [experts.task_config(profile, task) for task in order]}
+    grades = []
+    for t, kept in enumerate(sessions.build(method, name, tuned, profile.mtil.rescaler)):
+        label = f"grade/{name}/{t + 1:02d}"
+        if method in sessions.SINGLE:
+            grades.append(Step(grade_model, label, config, base | kept))
+        else:
+            inputs = base | kept | {"reading": reading(profile, order, model)}
+            grades.append(Step(grade_bank, label, config | {"k": profile.mtil.k, "seen": t + 1}, inputs))
+    return grades
 
 
 def reading(profile: Profile, order: Sequence[str], model: str = "") -> Step:
@@ -140,13 +122,33 @@ def run(
     model: str = "",
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Everything at once: tidy rows (accuracy of every session, transfer, average, last) of methods × seeds."""
-    order, seeds = tuple(order or profiles.order(profile)), profile.seeds if seeds is None else seeds
+    """Tidy rows of methods × seeds: the accuracy of every session, and transfer, average and last."""
+    order, model = tuple(order or profiles.order(profile)), model or profile.model
+    seeds = profile.seeds if seeds is None else seeds
     plans = {(method, seed): plan(profile, method, seed, order, model) for method in methods for seed in seeds}
     store.build([step for steps in plans.values() for step in steps], profile.workers, progress)
     frames = []
     for (method, seed), steps in plans.items():
-        a, n = matrix(steps, order), _read(steps[0])["n"]
-        fixed = {"method": method, "seed": seed, "n": n, "model": model or profile.model}
+        a, fixed = matrix(steps, order), {"method": method, "seed": seed, "n": _read(steps[0])["n"], "model": model}
         frames += [results.matrix_rows(a, order, **fixed), results.mtil_rows(a, order, **fixed)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def last(
+    profile: Profile,
+    methods: Sequence[str],
+    model: str,
+    seeds: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Tidy rows of the last session alone (metric ``last``, per task and mean): a tenth of the work of `run`."""
+    order, seeds = profiles.order(profile), profile.width_seeds if seeds is None else seeds
+    final = {(method, seed): plan(profile, method, seed, order, model)[-1] for method in methods for seed in seeds}
+    store.build(final.values(), profile.workers, progress)
+    frames = []
+    for (method, seed), step in final.items():
+        graded = _read(step)
+        values = graded["accuracy"] | {"mean": float(np.mean(list(graded["accuracy"].values())))}
+        fixed = {"method": method, "metric": "last", "seed": seed, "n": graded["n"], "model": model}
+        frames.append(results.rows(values, **fixed))
     return pd.concat(frames, ignore_index=True)

@@ -1,7 +1,7 @@
 """What a learner keeps after each session: one delta for all tasks, or a bank of experts that can be asked one by one.
 
-Each function here is a step function (see `store`). The experts it merges are inputs named ``expert.00``, ``expert.01``
-and so on, in the order of learning.
+`build` says for each method which steps that takes; `average`, `one_shot` and `extend` are the step functions. Experts
+are inputs named ``expert.00``, ``expert.01`` and so on, in the order of learning.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from clipmerge import files
+from clipmerge.errors import BadInput
 from clipmerge.merge import condu
 from clipmerge.merge.bitmask import PackedMask
 from clipmerge.study import experts
 from clipmerge.study.steps import Step
 
+METHODS = ("zero-shot", "continual-ft", "experts", "average", "emr", "condu-ft")
+SINGLE = ("zero-shot", "continual-ft", "average")  # one model answers everything: nothing to route
 UNIFIED = "unified.safetensors"
 Bank = Callable[[int], Mapping[str, Tensor]]  # task number → that task's delta
 
@@ -23,6 +26,32 @@ Bank = Callable[[int], Mapping[str, Tensor]]  # task number → that task's delt
 def numbered(steps: Sequence[Step]) -> dict[str, Step]:
     """Steps as named inputs that sort in the order of learning."""
     return {f"expert.{i:02d}": step for i, step in enumerate(steps)}
+
+
+def build(method: str, name: str, tuned: Sequence[Step], rescaler: str) -> list[dict[str, Step]]:
+    """What `method` keeps after each session, as named inputs of the step that grades it.
+
+    `tuned` are the experts in the order of learning (for ``continual-ft`` the links of the chain).
+    """
+    kept: list[dict[str, Step]] = []
+    for t, newcomer in enumerate(tuned):
+        label, so_far = f"session/{name}/{t + 1:02d}", numbered(tuned[: t + 1])
+        if method == "zero-shot":
+            kept.append({})
+        elif method == "continual-ft":
+            kept.append({"model": newcomer})
+        elif method == "experts":
+            kept.append(so_far)
+        elif method == "average":
+            kept.append({"model": Step(average, label, {}, so_far)})
+        elif method == "emr":
+            kept.append({"session": Step(one_shot, label, {"rescaler": rescaler}, so_far)})
+        elif method == "condu-ft":
+            inputs = {"newcomer": newcomer} | ({"earlier": kept[-1]["session"]} if kept else {})
+            kept.append({"session": Step(extend, label, {"rescaler": rescaler}, inputs)})
+        else:
+            raise BadInput(f"method: expected one of {', '.join(METHODS)}, found {method!r}")
+    return kept
 
 
 def average(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:

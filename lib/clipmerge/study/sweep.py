@@ -1,0 +1,82 @@
+"""How the learning rate of a profile was chosen: on validation images, never on test images.
+
+    python -m clipmerge.study.sweep --rates 1e-4 2e-4 4e-4     # writes data_manifests/tuning/laptop.csv
+
+A fifth of every task's training images is held out. For each rate, all experts are tuned on the rest and graded on the
+held-out part twice: as they are, and decoupled from ConDU's unified delta after the last session. The second is what a
+ConDU learner deploys, so the rate with the best mean of it is the one to take.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from clipmerge import files, paths
+from clipmerge.clip import datasets, evaluate, models
+from clipmerge.merge import deltas
+from clipmerge.study import experts, profiles, results, sessions, store
+from clipmerge.study.profiles import Profile
+from clipmerge.study.steps import Step
+
+HELD_OUT = 0  # seed of the validation split
+GRADED = ("experts", "condu-ft")
+
+
+def plan(profile: Profile, rate: float, seed: int = 0) -> dict[str, Step]:
+    """Grading steps by method, for one learning rate."""
+    trial = replace(profile, finetune=replace(profile.finetune, lr=rate, lr_by_task={}))
+    tuned = [experts.step(trial, task, seed, held_out=HELD_OUT) for task in profiles.order(trial)]
+    config = {"model": trial.model, "tasks": [experts.task_config(trial, task) for task in profiles.order(trial)]}
+    grades = {}
+    for method in GRADED:
+        kept = sessions.build(method, f"sweep/{method}", tuned, trial.mtil.rescaler)[-1]
+        grades[method] = Step(grade, f"sweep/{method}", config, experts.base_inputs(trial.model) | kept)
+    return grades
+
+
+def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: accuracy of each expert of a bank on the held-out images of its own task."""
+    model, expert = models.create(config["model"]), sessions.bank(inputs)
+    base = {key: value.clone() for key, value in model.state_dict().items()}
+    accuracy, sizes = {}, {}
+    for i, task in enumerate(config["tasks"]):
+        data = experts.dataset(task)
+        held = datasets.validation_split(data, seed=HELD_OUT)[1]
+        data = replace(data, test_images=data.train_images[held], test_labels=data.train_labels[held])
+        model.load_state_dict(deltas.apply_delta(base, expert(i)))
+        accuracy[data.name] = evaluate.test_accuracy(model, config["model"], data)
+        sizes[data.name] = len(held)
+    files.write_json(out / "accuracy.json", {"accuracy": accuracy, "n": sizes})
+
+
+def run(profile: Profile, rates: Sequence[float]) -> pd.DataFrame:
+    """Validation accuracy by method, task and rate, as tidy rows."""
+    plans = {rate: plan(profile, rate) for rate in rates}
+    store.build([step for grades in plans.values() for step in grades.values()], profile.workers)
+    frames = []
+    for rate, grades in plans.items():
+        for method, step in grades.items():
+            found = files.read_json(step.folder / "accuracy.json")
+            values = found["accuracy"] | {"mean": sum(found["accuracy"].values()) / len(found["accuracy"])}
+            fixed = {"model": profile.model, "steps": profile.finetune.steps, "lr": rate}
+            frames.append(results.rows(values, method=method, metric="validation", seed=0, n=found["n"], **fixed))
+    return pd.concat(frames, ignore_index=True)
+
+
+def main() -> None:
+    """Command line of the sweep."""
+    parser = argparse.ArgumentParser(description="Choose a learning rate on validation images.")
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--rates", type=float, nargs="+", required=True)
+    arguments = parser.parse_args()
+    rows = run(profiles.load(arguments.profile), arguments.rates)
+    path = paths.manifests() / "tuning" / f"{arguments.profile}.csv"
+    files.write_text(path, rows.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
+    print(rows[rows.task == "mean"].pivot(index="lr", columns="method", values="value").round(2).to_string())
+
+
+if __name__ == "__main__":
+    main()

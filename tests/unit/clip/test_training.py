@@ -1,0 +1,163 @@
+"""Training loops: learning rates, batches by step, exact resume; fine-tuning and pretraining on tiny data."""
+
+import math
+
+import pytest
+import torch
+
+from clipmerge.clip import augment, finetune, models, pool, pretrain, training
+from clipmerge.clip.datasets import Dataset
+from clipmerge.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """Two classes, dark and bright: learnable in a few steps."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 2
+    noise = torch.randint(0, 60, (40, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    images = noise + (labels * 190).to(torch.uint8)[:, None, None, None]
+    empty = torch.zeros(0, dtype=torch.int64)
+    return Dataset("toy", "Toy", ("night", "day"), ("a photo of {}",), images, labels, images[:0], empty)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """A pool of eight pictures, two of each of four kinds."""
+    generator = torch.Generator().manual_seed(1)
+    kinds = torch.tensor(
+        [pool.KINDS.index(k) for k in ("icon", "icon", "emoji", "emoji", "flag", "flag", "digit", "digit")]
+    )
+    colour = torch.tensor([-1, -1, 0, 1, 2, 3, -1, -1])
+    alpha = torch.randint(0, 256, (8, pool.SIDE, pool.SIDE), generator=generator, dtype=torch.uint8)
+    rgb = torch.randint(0, 256, (4, pool.SIDE, pool.SIDE, 3), generator=generator, dtype=torch.uint8)
+    names = (("bell",), ("key",), ("cat", "cat face"), ("dog",), ("france",), ("peru",), ("7", "seven"), ("1", "one"))
+    return pool.Pool(names, kinds, alpha, colour, rgb)
+
+
+def test_rate_warms_up_then_follows_a_cosine():
+    rates = [training.rate(step, 110, 1.0, 10) for step in range(110)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) == max(rates)
+    assert rates[60] == pytest.approx(0.5) and rates[-1] < 0.001
+    assert training.rate(110, 110, 1.0, 10, floor=0.1) == pytest.approx(0.1)
+
+
+def test_pretraining_rate_cools_down_to_zero_without_a_jump():
+    config = {"horizon": 1.4, "cooldown": 0.4, "lr": 1.0, "warmup": 10}
+    rates = [pretrain.rate(step, 1000, config) for step in range(1001)]
+    assert rates[1000] == 0 and max(abs(a - b) for a, b in zip(rates[10:], rates[11:], strict=False)) < 2e-3
+
+
+def test_batches_follow_from_seed_and_step_alone():
+    draw = lambda seed, step: torch.rand(2, generator=training.generator(seed, step)).tolist()  # noqa: E731
+    assert draw(1, 5) == draw(1, 5)
+    assert len({tuple(draw(seed, step)) for seed in range(3) for step in range(50)}) == 150
+
+
+def test_crops_keep_constant_images_and_the_whole_image_where_nothing_may_be_cut():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    assert torch.equal(finetune.crop(images, 1.0, generator), images.permute(0, 3, 1, 2))
+    flat = torch.full((3, 32, 32, 3), 77, dtype=torch.uint8)
+    assert (finetune.crop(flat, 0.5, generator) == 77).all()
+
+
+def test_tuning_learns_and_leaves_the_temperature_alone(toy):
+    model = models.create("nano-xs", pretrained=None)
+    scale = model.logit_scale.item()
+    recipe = finetune.Recipe(steps=30, batch=16, lr=1e-3, warmup=2, label_smoothing=0.0)
+    log = finetune.tune(model, "nano-xs", toy, recipe)
+    assert [row["step"] for row in log] == list(range(30))
+    assert log[-1]["loss"] < 0.2 < log[0]["loss"]
+    assert model.logit_scale.item() == scale and model.logit_scale.requires_grad
+
+
+def test_an_interrupted_tuning_continues_bit_for_bit(toy, tmp_path, monkeypatch):
+    recipe = finetune.Recipe(steps=8, batch=4, lr=1e-3, warmup=2)
+    whole = models.create("nano-xs", pretrained=None)
+    log = finetune.tune(whole, "nano-xs", toy, recipe, seed=5)
+
+    monkeypatch.setattr(finetune, "CHECKPOINT_EVERY", 3)
+    checkpoint = tmp_path / "tune.safetensors"
+
+    def power_cut(model, images, labels, tokens, smoothing, calls=[]):  # noqa: B006  counts its own calls
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return finetune.class_loss(model, images, labels, tokens, smoothing)
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune.tune(models.create("nano-xs", None), "nano-xs", toy, recipe, 5, loss=power_cut, checkpoint=checkpoint)
+    resumed = models.create("nano-xs", pretrained=None)
+    assert finetune.tune(resumed, "nano-xs", toy, recipe, seed=5, checkpoint=checkpoint) == log
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_an_impossible_recipe_is_refused():
+    with pytest.raises(BadInput, match="expected lr > 0, found 0"):
+        finetune.Recipe(lr=0)
+
+
+def test_matching_names_share_the_target():
+    """Four pairs, two of them named alike: by hand, on orthogonal features."""
+    image = text = torch.eye(4)[[0, 1, 2, 2]]
+    loss = pretrain.contrastive(image, text, torch.tensor(2.0), ["a", "b", "c", "c"])
+    row_alone = math.log(math.exp(2) + 3) - 2  # one match of logit 2 among three of logit 0
+    row_shared = math.log(2 * math.exp(2) + 2) - 2  # two matches of logit 2, half a target each
+    assert loss.item() == pytest.approx((2 * row_alone + 2 * row_shared) / 4, abs=1e-6)
+
+
+def test_augmented_pictures_differ_from_step_to_step_but_not_from_run_to_run(pictures):
+    kinds = ["icon", "emoji", "silhouette", "digit"]
+    index = torch.tensor([0, 2, 3, 6])
+    one, same, other = (augment.images(pictures, index, kinds, training.generator(0, s)) for s in (1, 1, 2))
+    assert one.shape == (4, 3, 32, 32) and one.dtype == torch.uint8
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_ink_can_be_told_from_paper():
+    ink, paper = augment.ink_and_paper(500, torch.Generator().manual_seed(0))
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    contrast = ((ink - paper).squeeze() @ luma).abs()
+    assert contrast.min() >= 0.35
+
+
+def test_captions_fit_their_pictures(pictures, monkeypatch):
+    recipe = {**pool.recipe(), "weights": {"icon": 0.25, "emoji": 0.25, "flag": 0.25, "digit": 0.25}}
+    monkeypatch.setattr(pool, "recipe", lambda: recipe)
+    index, kinds, names, captions = pretrain.draw(pictures, 64, torch.Generator().manual_seed(0))
+    assert set(kinds) == set(recipe["weights"])
+    for i, kind, name, caption in zip(index.tolist(), kinds, names, captions, strict=True):
+        assert pool.KINDS[pictures.kind[i]] == kind and name == pictures.names[i][0]
+        assert any(caption == t.format(n) for t in recipe["templates"][kind] for n in pictures.names[i])
+
+
+def test_pretraining_resumes_exactly(pictures, tmp_path, monkeypatch):
+    recipe = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
+    monkeypatch.setattr(pool, "recipe", lambda: recipe)
+    monkeypatch.setattr(pool, "load", lambda: pictures)
+    monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY", 2)
+    config = {**pretrain.recipe(), "batch": 8, "warmup": 1}
+    pretrain.run("nano-xs", tmp_path / "whole", config, steps=5, progress=False)
+    monkeypatch.setattr(pretrain, "contrastive", _failing_at(4, pretrain.contrastive))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run("nano-xs", tmp_path / "cut", config, steps=5, progress=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(pool, "recipe", lambda: recipe)
+    monkeypatch.setattr(pool, "load", lambda: pictures)
+    pretrain.run("nano-xs", tmp_path / "cut", config, steps=5, progress=False)
+    one, two = ((tmp_path / part / "nano-xs.safetensors").read_bytes() for part in ("whole", "cut"))
+    assert one == two
+
+
+def _failing_at(call, fn):
+    calls = []
+
+    def wrapped(*args):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return fn(*args)
+
+    return wrapped
