@@ -67,18 +67,22 @@ def rate(step: int, steps: int, config: Mapping) -> float:
     return cosine if step <= start else cosine * (steps - step) / (steps - start)
 
 
-def run(name: str, out: Path, config: Mapping, steps: int | None = None, progress: bool = True) -> list[dict]:
+def run(
+    name: str, out: Path, config: Mapping, steps: int | None = None, progress: bool = True, stop: int | None = None
+) -> list[dict]:
     """Pretrain `name`; writes ``<out>/<name>.safetensors`` and a checkpoint beside it, returns the log.
 
-    `steps` shortens the run (the schedule with it). An interrupted run continues at its last checkpoint.
+    `steps` shortens the run and its schedule with it, `stop` ends it early on the schedule of the whole. An interrupted
+    or stopped run continues at its last checkpoint.
     """
     steps, batch = steps or config["steps"], config["batch"]
+    end = min(stop or steps, steps)
     pictures, tokenize = pool.load(), models.tokenizer(name)
     model = models.create(name, pretrained=None, seed=config["seed"]).train()
     optimizer = training.adamw(model, config["lr"], config["weight_decay"], tuple(config["betas"]))
     checkpoint = out / f"{name}.checkpoint.safetensors"
     start, log = training.resume(checkpoint, model, optimizer)
-    for step in tqdm(range(start, steps), initial=start, total=steps, desc=name, disable=not progress):
+    for step in tqdm(range(start, end), initial=start, total=end, desc=name, disable=not progress):
         began = time.perf_counter()
         generator = training.generator(config["seed"], step)
         index, kinds, names, captions = draw(pictures, batch, generator)
@@ -94,7 +98,7 @@ def run(name: str, out: Path, config: Mapping, steps: int | None = None, progres
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
         log.append({"step": step, "loss": round(loss.item(), 4), "seconds": round(time.perf_counter() - began, 3)})
-        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == end:
             training.save(checkpoint, model, optimizer, step + 1, log)
     files.save_tensors(out / f"{name}.safetensors", model.state_dict())
     return log

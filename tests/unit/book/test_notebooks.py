@@ -116,3 +116,15 @@ def test_damaged_notebook_is_named(tmp_path):
     with pytest.raises(BadInput, match="10_bad.ipynb: expected a notebook"):
         notebooks.read(tmp_path / "10_bad.ipynb")
     assert notebooks.cost(None) == "> **Cost:** not measured yet."
+
+
+def test_the_readmes_cost_table_stands_between_its_marks():
+    record = {"profile": "laptop", "machine": "2 cores, cpu"}
+    records = {"10_a": record | {"cold_minutes": 3.21, "cold_peak_mb": 812}}
+    records["11_b"] = record | {"cold_minutes": 10.0, "cold_peak_mb": 1500}
+    table = notebooks.cost_table(records)
+    assert "| 10_a | 3.2 | 0.8 GB |" in table and "| **all** | **13** | |" in table
+    page = notebooks.between("before\n<!-- cost -->\nold\n<!-- /cost -->\nafter", "cost", table)
+    assert page == f"before\n<!-- cost -->\n{table}\n<!-- /cost -->\nafter"
+    assert notebooks.between(page, "cost", table) == page
+    assert notebooks.between("no marks", "cost", table) == "no marks"

@@ -36,7 +36,8 @@ def test_cutting_short_texts_changes_nothing(model):
     tokens = models.tokenizer("nano-xs")(["a dog", "the flag of bosnia and herzegovina", "7"])
     with torch.no_grad():
         whole = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
-        torch.testing.assert_close(models.encode_text(model, tokens), whole, atol=1e-6, rtol=0)
+        for pieces in (1, 2, 5):
+            torch.testing.assert_close(models.encode_text(model, tokens, pieces), whole, atol=1e-6, rtol=0)
 
 
 def test_tokens_fit_the_vocabulary_and_unknown_words_are_spelt_out():
