@@ -6,7 +6,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -73,9 +73,7 @@ def norms(state: Mapping[str, Tensor]) -> dict[str, float]:
 
 def ratio(before: Mapping[str, float], after: Mapping[str, float], sizes: Mapping[str, int], kind: str) -> float:
     """The rescaler from the tensors' L1 norms before (d) and after (M ⊙ u) unifying."""
-    if kind not in RESCALERS:
-        raise BadInput(f"rescaler: expected one of {', '.join(RESCALERS)}, found {kind!r}")
-    if kind == "none":
+    if known_rescaler(kind) == "none":
         return 1.0
     share = {name: 1 / size if kind == "tensor_mean" else 1.0 for name, size in sizes.items() if size}
     old, new = (math.fsum(norm[name] * share[name] for name in share) for norm in (before, after))
@@ -83,6 +81,13 @@ def ratio(before: Mapping[str, float], after: Mapping[str, float], sizes: Mappin
         warnings.warn("a delta has magnitude 0 before or after unifying; its rescaler is 0", stacklevel=2)
         return 0.0
     return old / new
+
+
+def known_rescaler(kind: str) -> str:
+    """`kind`, if there is such a rescaler."""
+    if kind not in RESCALERS:
+        raise BadInput(f"rescaler: expected one of {', '.join(RESCALERS)}, found {kind!r}")
+    return kind
 
 
 def unify(
@@ -95,9 +100,8 @@ def unify(
     """
     if not deltas:
         raise BadInput("unify: expected at least one delta, found none")
-    names = [str(position) for position in range(len(deltas))] if names is None else list(names)
-    if len(set(names)) != len(deltas):
-        raise BadInput(f"names: expected {len(deltas)} different names, found {names}")
+    known_rescaler(rescaler)
+    names = distinct([str(k) for k in range(len(deltas))] if names is None else names, len(deltas))
     for name, delta in zip(names, deltas, strict=True):
         check_layout(layout(deltas[0]), layout(delta), f"delta {name!r}")
     return _unify(deltas[0], [rows_of(delta) for delta in deltas], rescaler, names)
@@ -110,8 +114,7 @@ def extend(unified: Unified, delta: Mapping[str, Tensor], name: str | None = Non
     """
     check_layout(layout(unified.delta), layout(delta), "the new delta")
     names = [*(trigger.name for trigger in unified.triggers), name or str(len(unified.triggers))]
-    if len(set(names)) != len(names):
-        raise BadInput(f"name: expected one not taken by an earlier task, found {names[-1]!r}")
+    distinct(names, len(names))
     earlier = [rows_of_task(unified.delta, trigger) for trigger in unified.triggers]
     return _unify(delta, [*earlier, rows_of(delta)], unified.rescaler, names)
 
@@ -130,6 +133,13 @@ def find(triggers: Sequence[Trigger], task: int | str) -> Trigger:
     if task in known:
         return triggers[known.index(task)]
     raise BadInput(f"task: expected one of {', '.join(known)} or its position, found {task!r}")
+
+
+def distinct(names: Sequence[str], count: int) -> list[str]:
+    """The names, if there are `count` of them and all differ."""
+    if len(names) != count or len(set(names)) != count:
+        raise BadInput(f"names: expected {count} different names, found {', '.join(names)}")
+    return list(names)
 
 
 def rows_of(state: Mapping[str, Tensor]) -> Rows:
@@ -154,14 +164,13 @@ def reconstruct(unified: np.ndarray, bits: np.ndarray, rescaler: float) -> np.nd
     return np.where(unpack_bits(bits, unified.size), unified * unified.dtype.type(rescaler), unified.dtype.type(0))
 
 
-def unify_tensor(name: str, count: int, rows: Sequence[Rows], labels: Sequence[str]) -> Iterable[tuple]:
-    """Unify one tensor block by block: yields (start, stop, u, packed masks, Σ|d| and Σ|M ⊙ u| per expert)."""
-    for start, stop in spans(count):
-        unified, bits, before, after = unify_block(np.stack([read(name, start, stop) for read in rows]))
-        for label, norm in zip(labels, before, strict=True):
-            if not math.isfinite(norm):
-                raise BadInput(f"{label}: {name} should hold finite numbers, found NaN or Inf")
-        yield start, stop, unified, bits, before, after
+def unify_rows(name: str, rows: np.ndarray, labels: Sequence[str]) -> tuple:
+    """`unify_block` of one tensor's deltas float[experts, n]; NaN and Inf are refused by name."""
+    unified, bits, before, after = unify_block(rows)
+    for label, norm in zip(labels, before, strict=True):
+        if not math.isfinite(norm):
+            raise BadInput(f"{label}: {name} should hold finite numbers, found NaN or Inf")
+    return unified, bits, before, after
 
 
 def _unify(like: Mapping[str, Tensor], rows: Sequence[Rows], kind: str, names: Sequence[str]) -> Unified:
@@ -171,7 +180,8 @@ def _unify(like: Mapping[str, Tensor], rows: Sequence[Rows], kind: str, names: S
     for name, count in sizes.items():
         u, bits = np.empty(count, like[name].numpy().dtype), np.empty((len(rows), packed_size(count)), np.uint8)
         old, new = [], []
-        for start, stop, *block in unify_tensor(name, count, rows, names):
+        for start, stop in spans(count):
+            block = unify_rows(name, np.stack([read(name, start, stop) for read in rows]), names)
             u[start:stop], bits[:, start // 8 : packed_size(stop)] = block[:2]
             old.append(block[2])
             new.append(block[3])

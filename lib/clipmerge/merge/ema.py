@@ -11,21 +11,24 @@ from clipmerge.merge.techniques import find, merge
 State = Mapping[str, Tensor]
 
 
-def step(
-    name: str, expert: State, running: State, base: State, weight: Number | None = None, **options: object
-) -> dict:
-    """One step r ← f(e, r) with weights [w, 1 − w]; w = 0.5 by default, as in TIME's code.
+def pair(name: str, weight: Number | None = None) -> list[Number] | None:
+    """Weights [w, 1 − w] of newcomer and running model, w = 0.5 by default as in TIME's code.
 
-    Only techniques that take weights heed w; for the others TIME ignores it, here a given w is refused.
+    None for techniques that take no weights: there TIME ignores w, here a given w is refused.
     """
     if not find(name).weighted:
         if weight is not None:
             raise BadInput(f"weight: {name} takes no weights, so its fold takes none either, found {weight}")
-        return merge(name, [expert, running], base, **options)
+        return None
     weight = 0.5 if weight is None else weight
     if not 0 <= weight <= 1:
         raise BadInput(f"weight: expected a number between 0 and 1, found {weight:g}")
-    return merge(name, [expert, running], base, weights=[weight, 1 - weight], **options)
+    return [weight, 1 - weight]
+
+
+def step(name: str, expert: State, running: State, base: State, weight: Number | None = None, **options) -> dict:
+    """One step r ← f(e, r), for those who carry r along."""
+    return merge(name, [expert, running], base, weights=pair(name, weight), **options)
 
 
 def fold(

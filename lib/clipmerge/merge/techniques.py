@@ -53,7 +53,7 @@ def merge(
     check_compatible(base, experts, labels)
     aliases = tied(base, experts)
     merged = sorted(set(floats(base)) - aliases.keys())
-    check_fishers(merged, base, fishers or ())
+    check_fishers({n: layout(base)[n] for n in merged}, [layout(f) for f in fishers or ()])
     models = Models(
         {n: layout(base)[n] for n in merged},
         reader(base),
@@ -127,10 +127,10 @@ def tied(base: State, experts: Sequence[State]) -> dict[str, str]:
     return aliases
 
 
-def check_fishers(merged: Sequence[str], base: State, fishers: Sequence[State]) -> None:
-    """Every Fisher diagonal must have a tensor of the base's shape for every merged tensor."""
+def check_fishers(merged: Mapping[str, tuple], fishers: Sequence[Mapping[str, tuple]]) -> None:
+    """Every Fisher diagonal (layouts, as in `deltas`) must have a tensor of the same shape for all that is merged."""
     for position, fisher in enumerate(fishers):
-        for name in merged:
-            found = tuple(fisher[name].shape) if name in fisher else "no such tensor"
-            if found != tuple(base[name].shape):
-                raise BadInput(f"fishers {position}: {name} should have shape {tuple(base[name].shape)}, found {found}")
+        for name, (shape, _) in merged.items():
+            found = fisher[name][0] if name in fisher else "no such tensor"
+            if found != shape:
+                raise BadInput(f"fishers {position}: {name} should have shape {shape}, found {found}")

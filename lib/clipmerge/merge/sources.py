@@ -1,0 +1,99 @@
+"""Readers for what streaming reads: models, differences of models, tasks rebuilt from a unified model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from math import prod
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipmerge.errors import BadInput
+from clipmerge.merge import condu
+from clipmerge.merge.bitmask import packed_size
+from clipmerge.merge.deltas import master
+from clipmerge.merge.folder import ReadRows, Stored
+from clipmerge.merge.kernels import spans
+from clipmerge.merge.passes import Reader, Span
+from clipmerge.merge.preflight import mergeable
+from clipmerge.merge.safefile import Header, Layout, reading
+
+Progress = Callable[[int, int], None] | None  # called with (elements done, elements in all)
+
+
+def blocks(layout: Layout) -> list[Span]:
+    """All blocks of all tensors, in sorted order."""
+    return [(name, *span) for name in sorted(layout) for span in spans(prod(layout[name][0]))]
+
+
+def deltas_of(base: Header) -> Layout:
+    """Layout of deltas from this base: its floating-point tensors, in fp32 (fp64 if the base is)."""
+    return {name: (shape, master(dtype)) for name, (shape, dtype) in mergeable(base.layout).items()}
+
+
+@contextmanager
+def readers(
+    files: Sequence[Header], backend: str, passes: int = 1, progress: Progress = None
+) -> Iterator[list[Reader]]:
+    """Open files for reading; progress is counted on the first, which every pass reads once."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(reading(file, backend)) for file in files]
+        if progress:
+            total = passes * sum(prod(shape) for shape, _ in mergeable(files[0].layout).values())
+            opened[0] = _counted(opened[0], total, progress)
+        yield opened
+
+
+def _counted(read: Reader, total: int, progress: Callable[[int, int], None]) -> Reader:
+    done, lock = 0, Lock()
+
+    def counted(name: str, start: int, stop: int) -> Tensor:
+        nonlocal done
+        with lock:
+            done = min(total, done + stop - start)
+            progress(done, total)
+        return read(name, start, stop)
+
+    return counted
+
+
+def check_buffers(base: Header, experts: Sequence[Header], opened: Sequence[Reader]) -> list[Span]:
+    """Blocks of the tensors that are not merged, after checking that they are the same in all models."""
+    kept = blocks({name: entry for name, entry in base.layout.items() if name not in mergeable(base.layout)})
+    for span in kept:
+        expected = opened[0](*span)
+        for expert, read in zip(experts, opened[1:], strict=True):
+            if not torch.equal(read(*span), expected):
+                raise BadInput(
+                    f"{expert.label}: {span[0]} ({expected.dtype}) is not merged and should equal the base's"
+                )
+    return kept
+
+
+def differences(layout: Layout, base: Reader, *experts: Reader) -> ReadRows:
+    """Read δ = θ − θ⁰ of every expert; the base is read once."""
+
+    def rows(name: str, start: int, stop: int) -> np.ndarray:
+        wide = layout[name][1]
+        origin, out = base(name, start, stop).to(wide), torch.empty(len(experts), stop - start, dtype=wide)
+        for row, read in zip(out, experts, strict=True):
+            torch.sub(read(name, start, stop).to(wide), origin, out=row)
+        return out.numpy()
+
+    return rows
+
+
+@contextmanager
+def reconstructions(source: Stored, backend: str, progress: Progress = None) -> Iterator[ReadRows]:
+    """Read δ̃ = λ M ⊙ u of every stored task, rebuilt block by block."""
+    masks = [task.masks for task in source.tasks]
+    with readers([source.delta], backend, 1, progress) as (dense,), readers(masks, backend) as bits:
+
+        def rows(name: str, start: int, stop: int) -> np.ndarray:
+            unified = dense(name, start, stop).numpy()
+            packed = (read(name, start // 8, packed_size(stop)).numpy() for read in bits)
+            rebuilt = [condu.reconstruct(unified, m, t.rescaler) for m, t in zip(packed, source.tasks, strict=True)]
+            return np.stack(rebuilt)
+
+        yield rows
