@@ -87,12 +87,17 @@ def _arrays(name: str, path: Path) -> Mapping[str, Tensor]:
     """The cached arrays, verified once in a process; damaged ones are decoded again with a word about it."""
     if path.exists():
         with contextlib.suppress(BadInput):
-            arrays = files.load_tensors(path)
+            arrays = _read(path)
             if array_digest(arrays) == manifests.load(name).digest:
                 return arrays
         warnings.warn(f"{path}: damaged (its digest is not the manifest's); decoding {name} again", stacklevel=3)
     _build(name)
-    return files.load_tensors(path)
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Copies of the file's tensors: were they mapped, a file cut short later would end the process (bus error)."""
+    return {key: value.clone() for key, value in files.load_tensors(path).items()}
 
 
 def _build(name: str) -> None:

@@ -117,7 +117,7 @@ def publish(name: str, out: Path, log: list[dict], config: Mapping, folder: Path
         "pool": files.digest(pool.recipe()),
         "torch": torch.__version__.split("+")[0],
         "pairs": len(log) * config["batch"],
-        "cpu_minutes": round(sum(row["seconds"] for row in log) / 60, 1),
+        "wall_minutes": round(sum(row["seconds"] for row in log) / 60, 1),
     }
     files.write_json(folder / f"{name}.json", manifest)
     rows = [f"{row['step']},{row['loss']}" for row in log]
