@@ -135,7 +135,7 @@ def test_an_interrupted_save_leaves_nothing(tiny, cache, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clipmerge.files.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space"):
         datasets.load("tiny")
     assert cached(cache) == []
@@ -162,7 +162,9 @@ def synthetic(per_class: list[int]) -> datasets.Dataset:
     images = torch.arange(len(labels)).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 32, 32, 3).contiguous()
     classes = tuple(map(str, range(len(per_class))))
     test = torch.arange(len(per_class)).repeat(2)
-    return datasets.Dataset("s", "S", classes, ("a {}",), images, labels, images[:1].repeat(len(test), 1, 1, 1), test)
+    return datasets.Dataset(
+        "s", "S", classes, ("a {}",), images, labels, torch.zeros(len(test), 32, 32, 3, dtype=torch.uint8), test
+    )
 
 
 @given(
