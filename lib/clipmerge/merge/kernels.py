@@ -63,14 +63,19 @@ def _elect(rows, unified):  # u_j = max_d d_j if Σ_d d_j > 0, else min_d d_j
 @njit(nogil=True, cache=True)
 @no_type_check
 def _agree(rows, unified, masks, before, after):  # M_j = 1[d_j s_j > 0], with Σ|d| and Σ|M ⊙ u| on the way
+    zero = unified.dtype.type(0)
     for k in range(len(rows)):
-        for start in range(0, unified.size, LANES):
+        row, mask = rows[k], masks[k]
+        old, new = np.zeros(LANES), np.zeros(LANES)  # local, or the compiler fears aliases and gives up wide registers
+        for group in range(row.size // LANES):
             for lane in range(LANES):
-                d, u = rows[k, start + lane], unified[start + lane]
+                j = group * LANES + lane
+                d, u = row[j], unified[j]
                 agrees = d > 0 if u > 0 else d < 0
-                masks[k, start + lane] = agrees
-                before[k, lane] += np.float64(abs(d))
-                after[k, lane] += np.float64(abs(u)) if agrees else 0.0
+                mask[j] = agrees
+                old[lane] += np.float64(abs(d))
+                new[lane] += np.float64(abs(u) if agrees else zero)
+        before[k], after[k] = old, new
 
 
 @njit(nogil=True, cache=True)

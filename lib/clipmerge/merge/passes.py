@@ -158,6 +158,8 @@ def _order_statistics(models: Models, todo: Sequence[Span], ranks: Sequence[int]
 
 
 def _keys(models: Models, part: Iterable[Span]) -> Iterator[tuple[int, np.ndarray]]:
-    for span in part:
-        for k, delta in enumerate(models.block(*span).deltas):
-            yield k, delta.float().abs_().numpy().view(np.int32)
+    for name, start, stop in part:
+        wide = master(models.layout[name][1])
+        base = models.base(name, start, stop).to(wide)
+        for k, read in enumerate(models.experts):  # NaN and Inf are counted too: the passes to come refuse them by name
+            yield k, (read(name, start, stop).to(wide) - base).abs_().float().numpy().view(np.int32)

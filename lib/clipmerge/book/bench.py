@@ -1,0 +1,139 @@
+"""Time and memory of merging against the number of experts: `python -m clipmerge.book.bench`.
+
+Every measurement is a process of its own (`clipmerge.book.measure`), so that its peak memory is its own. Experts are
+random numbers in the shapes of a CLIP. What the plain whole-dict version could not hold in memory is left out.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import open_clip
+import pandas as pd
+import psutil
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from clipmerge import files, paths
+from clipmerge.book import figures
+from clipmerge.book.setup import setup
+from clipmerge.errors import BadInput
+
+OPERATIONS = ("unify", "extend", "ties", "average")
+# Peak of the plain version in copies of the model, for n experts.
+COPIES: dict[str, Callable[[int], float]] = {
+    "unify": lambda n: 1.3 * n + 5,
+    "extend": lambda n: 1.6 * n + 6,
+    "ties": lambda n: 2.4 * n + 4,
+    "average": lambda n: 1.0 * n + 3,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure everything, save `bench_merge`, say how the aims were met."""
+    parser = argparse.ArgumentParser("clipmerge.book.bench", description=__doc__)
+    parser.add_argument("--out", default="", help="folder of the figure (figures/laptop)")
+    parser.add_argument("--model", default="ViT-B-16", help="an open_clip configuration (ViT-B-16)")
+    parser.add_argument("--counts", type=int, nargs="+", default=[2, 4, 8, 16], help="numbers of experts (2 4 8 16)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args(arguments)
+    run = setup("laptop", 0, options.out)
+    parent = paths.cache("bench")
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as place:
+        copies = make(options.model, max(options.counts), Path(place))
+        rows = pd.DataFrame(list(measurements(options.counts, copies, Path(place), options.threads)))
+    said = note(rows, options.model, copies, options.threads)
+    figures.save(draw(rows), "bench_merge", rows, run, said)
+    print(said)
+
+
+def make(model: str, count: int, place: Path) -> int:
+    """Write a base and `count` experts of random numbers in a model's shapes; returns the bytes of one."""
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise BadInput(f"model: expected an open_clip configuration, found {model!r}")
+    with torch.device("meta"):  # shapes only
+        state = open_clip.model.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).state_dict()
+    size = sum(tensor.numel() for tensor in state.values()) * torch.float32.itemsize
+    if shutil.disk_usage(place).free < (count + 6) * size:
+        raise BadInput(f"{place}: expected {(count + 6) * size / 1e9:.1f} GB of free disk, found less")
+    generator = torch.Generator().manual_seed(0)
+    noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}
+    base = {name: 0.02 * tensor for name, tensor in noise.items()}
+    files.save_tensors(place / "base.safetensors", base)
+    for k in range(1, count + 1):  # the same noise, shifted: different for every expert, and cheap
+        expert = {name: tensor + 0.001 * noise[name].roll(7919 * k) for name, tensor in base.items()}
+        files.save_tensors(place / f"expert-{k:02}.safetensors", expert)
+    return size
+
+
+def measurements(counts: Sequence[int], copy: int, place: Path, threads: int) -> Iterator[dict]:
+    """All of them, as tidy rows; each leaves the folder as it was."""
+    for count in counts:
+        for operation in ("read-write", *OPERATIONS):
+            for implementation in ("floor",) if operation == "read-write" else ("streaming", "whole-dict"):
+                fits = COPIES.get(operation, lambda n: 0)(count) * copy < 0.8 * psutil.virtual_memory().available
+                if implementation == "whole-dict" and not fits:
+                    continue
+                values = _alone(operation, implementation, count, place, threads)
+                print(f"{operation:10} {implementation:10} n = {count:2} {values}", file=sys.stderr)
+                names = {"method": implementation, "task": operation, "seed": None, "n": count, "source": "ours"}
+                names |= {"operation": operation, "implementation": implementation, "experts": count}
+                yield from ({**names, "metric": metric, "value": value} for metric, value in values.items())
+
+
+def _alone(operation: str, implementation: str, count: int, place: Path, threads: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "clipmerge.book.measure", operation, implementation, str(count), str(place)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(said.splitlines()[-1])
+
+
+def draw(rows: pd.DataFrame) -> Figure:
+    """Seconds and peak memory against the number of experts."""
+    figure, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 3.0))
+    hues = dict(zip(OPERATIONS, (figures.BLUE, figures.PINK, figures.RED, figures.GREEN), strict=True))
+    for axis, metric, label in zip(axes, ("seconds", "peak_mb"), ("seconds", "peak memory (MB)"), strict=True):
+        for (operation, implementation), part in rows[rows.metric == metric].groupby(["operation", "implementation"]):
+            style = {"streaming": "o-", "whole-dict": "s--", "floor": "k:"}[implementation]
+            colour = {} if implementation == "floor" else {"color": hues[operation]}
+            axis.plot(part.experts, part.value, style, label=f"{operation}, {implementation}", **colour)
+        counts = sorted(rows.experts.unique())
+        axis.set(xscale="log", yscale="log", xlabel="experts", ylabel=label)
+        axis.set_xticks(counts, counts)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def note(rows: pd.DataFrame, model: str, copy: int, threads: int) -> str:
+    """The caption: what was measured on what, and the aims' figures at eight experts (or the most there are)."""
+    value = rows.set_index(["operation", "implementation", "experts", "metric"]).value.to_dict()
+    counts = sorted(rows.experts.unique())
+    n = 8 if 8 in counts else counts[-1]
+    ours, floor = value["unify", "streaming", n, "seconds"], value["read-write", "floor", n, "seconds"]
+    peaks = [value["unify", "streaming", count, "peak_mb"] for count in counts]
+    said = [
+        f"Merging n random experts shaped like {model} ({copy / 4e6:.0f} M parameters, fp32), warm page cache, "
+        f"{psutil.cpu_count()} cores, {threads} threads.",
+        f"unify at n = {n}: {ours:.1f} s, {ours / floor:.1f} times the {floor:.1f} s of reading all and writing one,",
+        f"peak {value['unify', 'streaming', n, 'peak_mb']:.0f} MB ({min(peaks):.0f} to {max(peaks):.0f} over all n);",
+    ]
+    plain = value.get(("unify", "whole-dict", n, "seconds"))
+    said.append(f"the whole-dict version takes {plain:.1f} s, {plain / ours:.1f} times as long." if plain else "")
+    return " ".join(said).strip()
+
+
+if __name__ == "__main__":
+    main()
