@@ -61,7 +61,7 @@ def warp(
     cos, sin = torch.cos(angle) * scale[:, 0], torch.sin(angle) * scale[:, 1]
     matrix = torch.stack([torch.stack([cos, shear - sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
     grid = F.affine_grid(matrix, [n, 1, SIZE, SIZE], align_corners=False)
-    knots = uniform((n, 2, 4, 4), -1, 1, generator) * bend[:, None, None, None]
+    knots = uniform((n, 2, 4, 4), -1.0, 1.0, generator) * bend[:, None, None, None]
     field = F.interpolate(knots, size=(SIZE, SIZE), mode="bicubic", align_corners=False)
     return F.grid_sample(layers, grid + field.permute(0, 2, 3, 1), align_corners=False)
 

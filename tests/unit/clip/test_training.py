@@ -95,8 +95,8 @@ def test_an_interrupted_tuning_continues_bit_for_bit(toy, tmp_path, monkeypatch)
 
 
 def test_an_impossible_recipe_is_refused():
-    with pytest.raises(BadInput, match="expected lr > 0, found 0"):
-        finetune.Recipe(lr=0)
+    with pytest.raises(BadInput, match="expected lr > 0, found 0.0"):
+        finetune.Recipe(lr=0.0)
 
 
 def test_matching_names_share_the_target():
