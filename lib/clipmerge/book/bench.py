@@ -1,7 +1,7 @@
 """Time and memory of merging against the number of experts: `python -m clipmerge.book.bench`.
 
 Every measurement is a process of its own (`clipmerge.book.measure`), so that its peak memory is its own. Experts are
-random numbers in the shapes of a CLIP. What the plain whole-dict version could not hold in memory is left out.
+random numbers in the shapes of a CLIP. The plain whole-dict version is left out where it would not fit into memory.
 """
 
 import argparse
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", default="", help="folder of the figure (figures/laptop)")
     parser.add_argument("--model", default="ViT-B-16", help="an open_clip configuration (ViT-B-16)")
     parser.add_argument("--counts", type=int, nargs="+", default=[2, 4, 8, 16], help="numbers of experts (2 4 8 16)")
+    parser.add_argument("--plain", type=int, default=8, help="most experts for the plain version, which is slow (8)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args(arguments)
     run = setup("laptop", 0, options.out)
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as place:
         copies = make(options.model, max(options.counts), Path(place))
-        rows = pd.DataFrame(list(measurements(options.counts, copies, Path(place), options.threads)))
+        rows = pd.DataFrame(list(measurements(options.counts, options.plain, copies, Path(place), options.threads)))
     said = note(rows, options.model, copies, options.threads)
     figures.save(draw(rows), "bench_merge", rows, run, said)
     print(said)
@@ -76,19 +77,22 @@ def make(model: str, count: int, place: Path) -> int:
     return size
 
 
-def measurements(counts: Sequence[int], copy: int, place: Path, threads: int) -> Iterator[dict]:
+def measurements(counts: Sequence[int], plain: int, copy: int, place: Path, threads: int) -> Iterator[dict]:
     """All of them, as tidy rows; each leaves the folder as it was."""
     for count in counts:
         for operation in ("read-write", *OPERATIONS):
             for implementation in ("floor",) if operation == "read-write" else ("streaming", "whole-dict"):
-                fits = COPIES.get(operation, lambda n: 0)(count) * copy < 0.8 * psutil.virtual_memory().available
-                if implementation == "whole-dict" and not fits:
+                if implementation == "whole-dict" and not (count <= plain and _fits(COPIES[operation](count) * copy)):
                     continue
                 values = _alone(operation, implementation, count, place, threads)
                 print(f"{operation:10} {implementation:10} n = {count:2} {values}", file=sys.stderr)
                 names = {"method": implementation, "task": operation, "seed": None, "n": count, "source": "ours"}
                 names |= {"operation": operation, "implementation": implementation, "experts": count}
                 yield from ({**names, "metric": metric, "value": value} for metric, value in values.items())
+
+
+def _fits(size: float) -> bool:
+    return size < 0.8 * psutil.virtual_memory().available
 
 
 def _alone(operation: str, implementation: str, count: int, place: Path, threads: int) -> dict[str, float]:

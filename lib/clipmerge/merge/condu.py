@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from clipmerge.merge.bitmask import PackedMask, packed_size, unpack_bits
 from clipmerge.merge.deltas import check_layout, layout
 from clipmerge.merge.kernels import l1, spans, unify_block
 
+Named = TypeVar("Named")  # a Trigger, in memory or on disk
 RESCALERS = ("tensor_mean", "global_l1", "none")
 Rows = Callable[[str, int, int], np.ndarray]  # (tensor name, start, stop) -> that part of one flattened delta
 
@@ -125,7 +127,7 @@ def decouple(unified: Unified, task: int | str) -> dict[str, Tensor]:
     return {n: torch.from_numpy(read(n, 0, u.numel())).reshape(u.shape) for n, u in unified.delta.items()}
 
 
-def find(triggers: Sequence[Trigger], task: int | str) -> Trigger:
+def find(triggers: Sequence[Named], task: int | str) -> Named:
     """The trigger of one task, by position (from 0) or name."""
     known = [trigger.name for trigger in triggers]
     if isinstance(task, int) and -len(known) <= task < len(known):

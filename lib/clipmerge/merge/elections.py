@@ -68,8 +68,8 @@ def emr(task: int | None = None, rescaler: str = "tensor_mean", scale: Number = 
         return [l1(delta.numpy()), l1((unified * condu.agree(delta, unified)).numpy()), float(len(delta))]
 
     def conclude(sums: Mapping[str, list[float]]) -> float:
-        before, after, sizes = ({name: values[part] for name, values in sums.items()} for part in range(3))
-        return condu.ratio(before, after, sizes, rescaler)
+        before, after, counts = ({name: values[part] for name, values in sums.items()} for part in range(3))
+        return condu.ratio(before, after, {name: int(count) for name, count in counts.items()}, rescaler)
 
     return Recipe(merge, measure=None if task is None else norms, conclude=conclude)
 

@@ -100,10 +100,10 @@ def reading(file: Header, backend: str = "pread") -> Iterator[Callable[[str, int
                 return torch.empty(0, dtype=dtype)
             if mapped is not None:
                 return torch.frombuffer(mapped, dtype=dtype, count=stop - start, offset=offset)
-            data = os.pread(handle.fileno(), wanted, offset)
-            if len(data) != wanted:
+            values = torch.empty(stop - start, dtype=dtype)
+            if os.preadv(handle.fileno(), [values.view(torch.uint8).numpy()], offset) != wanted:
                 raise BadInput(f"{file.path}: {name} should take {wanted} more bytes; the file has been cut short")
-            return torch.frombuffer(bytearray(data), dtype=dtype)
+            return values
 
         yield read
 
