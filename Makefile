@@ -22,8 +22,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-data: setup ## fetch and decode the data sets into the cache
-	$(PY) -c "from clipmerge.clip import datasets; datasets.prepare()"
+data: setup ## fetch and decode the data sets and the pretraining pool into the cache
+	$(PY) -c "from clipmerge.clip import datasets, pool; datasets.prepare(); pool.load()"
 
 figures: data ## every figure and table at the laptop profile, into figures/laptop
 	$(PY) -m clipmerge.book.run --profile laptop

@@ -102,6 +102,7 @@ def _tell() -> None:
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
         log.setLevel(logging.INFO)
+        log.propagate = False  # a kernel's root logger has a handler of its own
 
 
 def _facts() -> dict[str, object]:
