@@ -7,6 +7,11 @@ pip, the only thing here that ever downloads, is told to use no index.
 import os
 
 import pytest
+from hypothesis import settings
+
+# Property tests say what holds, not how fast: a machine may be busy.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 os.environ.update({"CLIPMERGE_PROFILE": "smoke", "CLIPMERGE_QUIET": "1", "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"})
 os.environ["PYTHONHASHSEED"] = "0"

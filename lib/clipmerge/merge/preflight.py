@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import psutil
 import torch
 
 from clipmerge.errors import BadInput
@@ -21,7 +20,7 @@ COPIES = 8  # fp64 blocks that a recipe holds per model, intermediate results in
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will read, write and need: bytes, and predicted peak memory in MB."""
+    """What a run will read, write and need: bytes, and the memory (MB) it adds at most to what the process holds."""
 
     models: int
     parameters: int
@@ -51,11 +50,10 @@ def check(
         check_layout(base.layout, other.layout, other.label)
     models = 1 + len(others)
     read = sum(size(*entry) for entry in base.layout.values()) * models * passes
-    resident = psutil.Process().memory_info().rss
     working = threads * models * BLOCK * torch.float64.itemsize * COPIES
     counters = (passes > 1) * 3 * threads * models * (1 << 16) * torch.int64.itemsize
     parameters = sum(prod(shape) for shape, _ in mergeable(base.layout).values())
-    plan = Plan(models, parameters, read, write_bytes, (resident + working + counters) / MB)
+    plan = Plan(models, parameters, read, write_bytes, (working + counters) / MB)
     if plan.peak_mb > memory_budget_mb:
         raise BadInput(
             f"memory_budget_mb: expected at least {plan.peak_mb:.0f} for this run, found {memory_budget_mb:g}"
