@@ -5,6 +5,7 @@ pip, the only thing here that ever downloads, is told to use no index.
 """
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,10 @@ from hypothesis import settings
 # Property tests say what holds, not how fast: a machine may be busy.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# A shell that runs the tests in the background makes them, and the processes they start, deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.update({"CLIPMERGE_PROFILE": "smoke", "CLIPMERGE_QUIET": "1", "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"})
 os.environ["PYTHONHASHSEED"] = "0"
