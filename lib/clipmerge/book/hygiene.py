@@ -16,7 +16,7 @@ from clipmerge.book import notebooks
 from clipmerge.errors import BadInput
 
 MAX_LINES, MAX_CELLS, MAX_BYTES, MIN_COMPARED = 15, 40, 1_000_000, 3
-HOME = re.compile(r"/(?:home|Users)/\w+|/root/|/tmp/\w+|[A-Z]:\\\\?Users", re.IGNORECASE)
+HOME = re.compile(r"/(?:home|Users)/\w+|/root\b|/tmp/\w+|[A-Z]:\\\\?Users", re.IGNORECASE)
 SECRET = re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_]{20,}|\bAKIA[A-Z0-9]{16}\b")
 RELATIVE = re.compile(r"^\.{1,2}/|^~/|^[\w./-]+\.(?:csv|jsonl?|png|pdf|svg|safetensors|ya?ml|npz?|txt)$")
 
