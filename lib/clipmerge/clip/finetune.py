@@ -18,7 +18,6 @@ from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 
 CHECKPOINT_EVERY = 100  # steps
-TEXTS = 48  # class names encoded together; smaller groups gain nothing more
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def class_loss(
     model: nn.Module, images: UInt8[Tensor, "n *hwc"], labels: Int64[Tensor, " n"], tokens: Tensor, smoothing: float
 ) -> Float[Tensor, ""]:
     """Cross-entropy of temperature-scaled image–text cosines over the task's own classes."""
-    heads = models.encode_text(model, tokens, pieces=1 + len(tokens) // TEXTS)
+    heads = models.encode_text(model, tokens, pieces=1 + len(tokens) // models.TEXTS)
     logits = model.logit_scale.exp() * models.encode_image(model, images) @ heads.T
     return F.cross_entropy(logits, labels.to(logits.device), label_smoothing=smoothing)
 

@@ -22,6 +22,7 @@ from clipmerge.errors import BadInput
 
 CONFIGS = Path(__file__).parent / "model_configs"
 NANO = tuple(sorted(path.stem for path in CONFIGS.glob("nano-*.json")))
+TEXTS = 48  # class names worth encoding together (`encode_text`); smaller groups gain nothing more
 MERGES = 3584  # 2 × 256 bytes + 3,584 merges + start and end = 4,098 tokens
 
 open_clip.add_model_config(CONFIGS)

@@ -27,5 +27,5 @@ def tokens(name: str, classes: Sequence[str], template: str) -> Int64[Tensor, "c
 def head(model: nn.Module, name: str, classes: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "classes dim"]:
     """The template-ensembled zero-shot head: mean of unit text features per class, made unit length again."""
     texts = [tokens(name, classes, template) for template in templates]
-    features = [models.encode_text(model, each, pieces=1 + len(each) // 48) for each in texts]
+    features = [models.encode_text(model, each, pieces=1 + len(each) // models.TEXTS) for each in texts]
     return F.normalize(torch.stack(features).mean(0), dim=-1)
