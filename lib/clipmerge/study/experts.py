@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from clipmerge import files
@@ -16,7 +15,7 @@ from clipmerge.clip import datasets, finetune, manifests, models
 from clipmerge.merge import deltas
 from clipmerge.study import profiles
 from clipmerge.study.profiles import Profile
-from clipmerge.study.steps import Step
+from clipmerge.study.steps import Step, accelerator
 
 DELTA, LOG = "delta.safetensors", "log.json"
 
@@ -78,11 +77,6 @@ def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
     log = finetune.tune(model.to(accelerator()), config["model"], data, recipe, seed, index=index)
     files.save_tensors(out / DELTA, deltas.delta(model.cpu().state_dict(), base))
     files.write_json(out / LOG, log)
-
-
-def accelerator() -> str:
-    """Where tensors are computed: CUDA if there is one, else MPS, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def delta(folder: Path) -> dict[str, Tensor]:

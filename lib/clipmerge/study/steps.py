@@ -55,7 +55,7 @@ class Step:
 
 def surroundings(fn: Callable) -> dict[str, Any]:
     """The part of a key that hangs on this process: code, torch, device."""
-    return {"code": source.digests(fn), "torch": ".".join(torch.__version__.split(".")[:2]), "device": _device()}
+    return {"code": source.digests(fn), "torch": ".".join(torch.__version__.split(".")[:2]), "device": accelerator()}
 
 
 def _plain(config: Mapping, name: str) -> dict[str, Any]:
@@ -91,7 +91,8 @@ def _sha256(path: Path, _size: int, _modified: int) -> str:
 
 
 @cache
-def _device() -> str:
+def accelerator() -> str:
+    """Where tensors are computed, and part of every key: CUDA if there is one, else MPS, else the CPU."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
