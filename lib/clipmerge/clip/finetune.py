@@ -71,11 +71,13 @@ def tune(
     loss: Callable[..., Tensor] = class_loss,
     checkpoint: Path | None = None,
     index: Int64[Tensor, " m"] | None = None,
+    after: Callable[[int], None] | None = None,
 ) -> list[Mapping]:
     """Fine-tune `model` (of architecture `name`) in place on the training part of `dataset`; returns the loss log.
 
-    `index` restricts training to some images. With `checkpoint` the state is saved now and then, and an interrupted
-    run continues there, bit for bit.
+    Whatever of the model requires a gradient is trained, except the temperature. `index` restricts training to some
+    images; `after` is called with the number of every finished step (to average weights, say). With `checkpoint` the
+    state is saved now and then, and an interrupted run continues there, bit for bit.
     """
     model.train().logit_scale.requires_grad_(False)
     optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
@@ -93,6 +95,8 @@ def tune(
             group["lr"] = training.rate(step, recipe.steps, recipe.lr, recipe.warmup)
         optimizer.step()
         log.append({"step": step, "loss": value.item()})
+        if after:
+            after(step)
         if checkpoint and (step + 1) % CHECKPOINT_EVERY == 0:
             training.save(checkpoint, model, optimizer, step + 1, log)
     model.eval().logit_scale.requires_grad_(True)

@@ -25,6 +25,7 @@ PLUMBING = {
     "clipmerge.study.engine",
     "clipmerge.study.profiles",
     "clipmerge.study.sandbox",
+    "clipmerge.study.settings",
     "clipmerge.study.source",
     "clipmerge.study.steps",
     "clipmerge.study.store",
