@@ -49,10 +49,14 @@ def step(profile: Profile, task: str, seed: int, model: str = "", held_out: int 
 
 
 def continual(profile: Profile, order: Sequence[str], seed: int, model: str = "") -> list[Step]:
-    """Continual fine-tuning as a chain of steps: each starts from the weights the one before has left."""
-    model, chain = model or profile.model, []
-    for task in order:
-        inputs = base_inputs(model) | ({"start": chain[-1]} if chain else {})
+    """Continual fine-tuning as a chain of steps: each starts from the weights the one before has left.
+
+    The first link starts from the base: it is that task's expert.
+    """
+    model = model or profile.model
+    chain = [step(profile, order[0], seed, model)]
+    for task in order[1:]:
+        inputs = base_inputs(model) | {"start": chain[-1]}
         chain.append(Step(tune, f"continual/{_label(model)}/{task}", _config(profile, task, model), inputs, seed))
     return chain
 

@@ -14,7 +14,7 @@ import pandas as pd
 from clipmerge import files
 from clipmerge.clip import evaluate, models
 from clipmerge.merge import deltas
-from clipmerge.study import experts, profiles, results, sessions, store
+from clipmerge.study import experts, profiles, results, sessions, store, views
 from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
@@ -34,12 +34,17 @@ def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None =
     config = {"model": model, "tasks": [experts.task_config(profile, task) for task in order]}
     grades = []
     for t, kept in enumerate(sessions.build(method, name, tuned, profile.mtil.rescaler)):
-        label = f"grade/{name}/{t + 1:02d}"
+        label = f"grade/{name}/{t + 1:02d}" if kept else f"grade/{name}"  # zero-shot: every session is the same step
         if method in sessions.SINGLE:
             grades.append(Step(grade_model, label, config, base | kept))
+            continue
+        asked = config | {"k": profile.mtil.k, "seen": t + 1}
+        inputs = {"reading": reading(profile, order, model)}
+        if method == "experts":  # they never change, so each looks at all images once and for all
+            seen = sessions.numbered([views.step(profile, expert, order, model) for expert in tuned[: t + 1]])
+            grades.append(Step(grade_views, label, asked, inputs | seen))
         else:
-            inputs = base | kept | {"reading": reading(profile, order, model)}
-            grades.append(Step(grade_bank, label, config | {"k": profile.mtil.k, "seen": t + 1}, inputs))
+            grades.append(Step(grade_bank, label, asked, inputs | base | kept))
     return grades
 
 
@@ -70,6 +75,26 @@ def grade_model(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed:
         model.load_state_dict(deltas.apply_delta(model.state_dict(), experts.delta(inputs["model"])))
     tasks = [experts.dataset(task) for task in config["tasks"]]
     _write(out, {data.name: evaluate.test_accuracy(model, config["model"], data) for data in tasks}, tasks)
+
+
+def grade_views(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: as `grade_bank`, for experts whose views are kept."""
+    seen = config["seen"]
+    tasks = [experts.dataset(task) for task in config["tasks"]]
+    known, about = tasks[:seen], files.load_tensors(inputs["reading"] / READING)
+    bank = [views.load(inputs[name]) for name in sorted(inputs) if name != "reading"]
+    accuracy = {
+        own.name: evaluate.accuracy(views.logits(view, own.name), own.test_labels)
+        for own, view in zip(known, bank, strict=True)
+    }
+    prototypes = [about[f"prototypes.{data.name}"] for data in known]
+    for u in tasks[seen:]:
+        chosen = evaluate.nearest(evaluate.similarity(about[f"z.{u.name}"], prototypes), config["k"])
+        answer = evaluate.Aggregate.of(about[f"logits.{u.name}"])
+        for rows, view in zip(chosen.T, bank, strict=True):
+            answer.add(rows, views.logits(view, u.name)[rows])
+        accuracy[u.name] = evaluate.accuracy(answer.mean(), u.test_labels)
+    _write(out, accuracy, tasks)
 
 
 def grade_bank(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
