@@ -5,22 +5,18 @@ keeps experts apart; an *unseen* one by the base and the K experts nearest to th
 Methods that keep a single model answer everything with it.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from clipmerge import files
-from clipmerge.clip import evaluate, models
-from clipmerge.merge import deltas
-from clipmerge.study import experts, profiles, results, sessions, store, views
+from clipmerge.study import experts, grading, profiles, results, sessions, store, views
 from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
 
 METHODS = sessions.METHODS
-READING, ACCURACY = "reading.safetensors", "accuracy.json"
 
 
 def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None = None, model: str = "") -> list[Step]:
@@ -36,15 +32,15 @@ def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None =
     for t, kept in enumerate(sessions.build(method, name, tuned, profile.mtil.rescaler)):
         label = f"grade/{name}/{t + 1:02d}" if kept else f"grade/{name}"  # zero-shot: every session is the same step
         if method in sessions.SINGLE:
-            grades.append(Step(grade_model, label, config, base | kept))
+            grades.append(Step(grading.grade_model, label, config, base | kept))
             continue
         asked = config | {"k": profile.mtil.k, "seen": t + 1}
         inputs = {"reading": reading(profile, order, model)}
         if method == "experts":  # they never change, so each looks at all images once and for all
             seen = sessions.numbered([views.step(profile, expert, order, model) for expert in tuned[: t + 1]])
-            grades.append(Step(grade_views, label, asked, inputs | seen))
+            grades.append(Step(grading.grade_views, label, asked, inputs | seen))
         else:
-            grades.append(Step(grade_bank, label, asked, inputs | base | kept))
+            grades.append(Step(grading.grade_bank, label, asked, inputs | base | kept))
     return grades
 
 
@@ -53,80 +49,7 @@ def reading(profile: Profile, order: Sequence[str], model: str = "") -> Step:
     model = model or profile.model
     tasks = [experts.task_config(profile, task) for task in sorted(order)]
     name = f"reading/{model.replace('/', '+')}"
-    return Step(read, name, {"model": model, "tasks": tasks}, experts.base_inputs(model))
-
-
-def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function of `reading`."""
-    base, tensors = models.create(config["model"]), {}
-    for task in config["tasks"]:
-        data = experts.dataset(task)
-        z = evaluate.features(base, data.test_images)
-        tensors[f"z.{data.name}"] = z
-        tensors[f"logits.{data.name}"] = evaluate.SCALE * z @ evaluate.head(base, config["model"], data).T
-        tensors[f"prototypes.{data.name}"] = evaluate.prototypes(base, config["model"], data)
-    files.save_tensors(out / READING, tensors)
-
-
-def grade_model(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: accuracy of one model (the base plus a delta, if there is one) on every task."""
-    model = models.create(config["model"])
-    if "model" in inputs:
-        model.load_state_dict(deltas.apply_delta(model.state_dict(), experts.delta(inputs["model"])))
-    tasks = [experts.dataset(task) for task in config["tasks"]]
-    _write(out, {data.name: evaluate.test_accuracy(model, config["model"], data) for data in tasks}, tasks)
-
-
-def grade_views(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: as `grade_bank`, for experts whose views are kept."""
-    seen = config["seen"]
-    tasks = [experts.dataset(task) for task in config["tasks"]]
-    known, about = tasks[:seen], files.load_tensors(inputs["reading"] / READING)
-    bank = [views.load(inputs[name]) for name in sorted(inputs) if name != "reading"]
-    accuracy = {
-        own.name: evaluate.accuracy(views.logits(view, own.name), own.test_labels)
-        for own, view in zip(known, bank, strict=True)
-    }
-    prototypes = [about[f"prototypes.{data.name}"] for data in known]
-    for u in tasks[seen:]:
-        chosen = evaluate.nearest(evaluate.similarity(about[f"z.{u.name}"], prototypes), config["k"])
-        answer = evaluate.Aggregate.of(about[f"logits.{u.name}"])
-        for rows, view in zip(chosen.T, bank, strict=True):
-            answer.add(rows, views.logits(view, u.name)[rows])
-        accuracy[u.name] = evaluate.accuracy(answer.mean(), u.test_labels)
-    _write(out, accuracy, tasks)
-
-
-def grade_bank(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: accuracy of a bank of experts, seen tasks by their own, unseen ones by the nearest K and the base.
-
-    Experts are the outer loop, so that each is decoupled and loaded once.
-    """
-    name, seen, model = config["model"], config["seen"], models.create(config["model"])
-    base = {key: value.clone() for key, value in model.state_dict().items()}
-    tasks = [experts.dataset(task) for task in config["tasks"]]
-    known, unseen = tasks[:seen], tasks[seen:]
-    about, expert = files.load_tensors(inputs["reading"] / READING), sessions.bank(inputs)
-    prototypes = [about[f"prototypes.{data.name}"] for data in known]
-    chosen = {
-        u.name: evaluate.nearest(evaluate.similarity(about[f"z.{u.name}"], prototypes), config["k"]) for u in unseen
-    }
-    answer = {u.name: evaluate.Aggregate.of(about[f"logits.{u.name}"]) for u in unseen}
-    accuracy = {}
-    for i, own in enumerate(known):
-        model.load_state_dict(deltas.apply_delta(base, expert(i)))
-        accuracy[own.name] = evaluate.test_accuracy(model, name, own)
-        for u in unseen:
-            rows = chosen[u.name][:, i]
-            if rows.any():
-                answer[u.name].add(rows, evaluate.test_logits(model, name, u, rows))
-    accuracy |= {u.name: evaluate.accuracy(answer[u.name].mean(), u.test_labels) for u in unseen}
-    _write(out, accuracy, tasks)
-
-
-def _write(out: Path, accuracy: Mapping[str, float], tasks: Sequence) -> None:
-    sizes = {data.name: len(data.test_labels) for data in tasks}
-    files.write_json(out / ACCURACY, {"accuracy": accuracy, "n": sizes})
+    return Step(grading.read, name, {"model": model, "tasks": tasks}, experts.base_inputs(model))
 
 
 def matrix(steps: Sequence[Step], order: Sequence[str]) -> np.ndarray:
@@ -136,7 +59,7 @@ def matrix(steps: Sequence[Step], order: Sequence[str]) -> np.ndarray:
 
 
 def _read(step: Step) -> dict:
-    return files.read_json(store.get(step) / ACCURACY)
+    return files.read_json(store.get(step) / grading.ACCURACY)
 
 
 def run(

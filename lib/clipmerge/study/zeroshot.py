@@ -4,7 +4,7 @@ import pandas as pd
 
 from clipmerge import files
 from clipmerge.clip import datasets, manifests
-from clipmerge.study import experts, mtil, results, store
+from clipmerge.study import experts, grading, results, store
 from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
@@ -19,7 +19,7 @@ def sets(profile: Profile) -> dict[str, str]:
 def step(profile: Profile, model: str) -> Step:
     """Grade one untouched model on all of `sets`."""
     config = {"model": model, "tasks": [experts.task_config(profile, name) for name in sets(profile)]}
-    return Step(mtil.grade_model, f"zero-shot/{model.replace('/', '+')}", config, experts.base_inputs(model))
+    return Step(grading.grade_model, f"zero-shot/{model.replace('/', '+')}", config, experts.base_inputs(model))
 
 
 def run(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def run(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
     """
     groups, steps = sets(profile), {model: step(profile, model) for model in profile.width_models}
     store.build(steps.values(), profile.workers, progress)
-    graded = {model: files.read_json(step.folder / mtil.ACCURACY) for model, step in steps.items()}
+    graded = {model: files.read_json(step.folder / grading.ACCURACY) for model, step in steps.items()}
     chance = {name: 100 / len(manifests.load(name).classes) for name in groups}
     sizes = graded[profile.width_models[0]]["n"]
     frames = [_rows(profile, groups, g["accuracy"], sizes, "zero-shot", model) for model, g in graded.items()]
