@@ -113,7 +113,9 @@ def test_icon_names_lose_size_and_style_but_not_meaning(family, stem, name, monk
     monkeypatch.setattr(manifests, "wheel", lambda package: package)
     monkeypatch.setattr(manifests, "members", lambda wheel, pattern: (f"folder/{stem}.svg",))
     monkeypatch.setattr(manifests, "read", lambda wheel, member: buffer.getvalue() if zipped else b"<svg/>")
-    assert [(icon.family, icon.name, icon.svg) for icon in icons.family(family)] == [(family, name, "<svg/>")]
+    (icon,) = icons.family(family)
+    assert (icon.family, icon.name, icon.svg) == (family, name, "<svg/>")
+    assert icon.among([f"{family}/{stem}"]) and not icon.among([stem, f"{family}/{stem}-2"])
 
 
 def kanji_svg(*radicals: str) -> bytes:

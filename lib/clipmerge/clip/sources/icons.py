@@ -4,7 +4,7 @@ import io
 import random
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,16 @@ COLOURS = ((0, 0, 0), (30, 60, 140), (140, 30, 30), (20, 110, 60), (90, 40, 120)
 
 @dataclass(frozen=True)
 class Icon:
-    """One drawing: its family, its name without size and style, its SVG text."""
+    """One drawing: its family, its name without size and style, its SVG text, its file's name."""
 
     family: str
     name: str
     svg: str
+    stem: str
+
+    def among(self, listed: Collection[str]) -> bool:
+        """Whether a manifest lists this drawing as ``family/file name``."""
+        return f"{self.family}/{self.stem}" in listed
 
 
 def family(name: str) -> Iterator[Icon]:
@@ -47,7 +52,7 @@ def family(name: str) -> Iterator[Icon]:
         paths, read = manifests.members(wheel, where), lambda path: manifests.read(wheel, path)
     for path in paths:
         stem = path.rsplit("/", 1)[-1].removesuffix(".svg")
-        yield Icon(name, re.sub(f"{style}$", "", stem), read(path).decode())
+        yield Icon(name, re.sub(f"{style}$", "", stem), read(path).decode(), stem)
 
 
 def paint(svg: str, colour: tuple[int, int, int]) -> np.ndarray:
@@ -71,7 +76,8 @@ def concepts(manifest: Manifest) -> Decoded:
             if black not in seen:
                 seen.add(black)
                 picture = paint(icon.svg, rng.choice(COLOURS))
-                decoded.side(icon.family in options["test"]).append((picture, labels[icon.name]))
+                if not icon.among(options["in_pool"]):
+                    decoded.side(icon.family in options["test"]).append((picture, labels[icon.name]))
     return decoded
 
 
@@ -83,7 +89,8 @@ def lucide(manifest: Manifest) -> Decoded:
     drawings = {}
     for icon in family("lucide"):
         plain = re.fullmatch("[a-z]{3,}", icon.name)
-        if plain and icon.name not in taken and sum(icon.name in names for names in known) >= options["least"]:
+        fresh = icon.name not in taken and not icon.among(options["in_pool"])
+        if plain and fresh and sum(icon.name in names for names in known) >= options["least"]:
             drawings[icon.name] = icon.svg
     decoded = Decoded(tuple(drawings))
     decoded.test.extend((paint(svg, (0, 0, 0)), label) for label, svg in enumerate(drawings.values()))
