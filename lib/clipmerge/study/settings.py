@@ -55,6 +55,32 @@ class Pretrain:
 
 
 @dataclass(frozen=True)
+class Baselines:
+    """The methods ConDU is compared with, and the orders of tasks it is tried in."""
+
+    seeds: tuple[int, ...]  # of sequential baselines and MoE-Adapters; joint, WiSE-FT and RAIL have `Profile.seeds`
+    temperature: float  # of distillation: LwF, LwF-VR, iCaRL, ZSCL
+    l2: float  # λ of weight consolidation
+    wise: float  # share of the new weights (WiSE-FT)
+    sentences: int  # of random tokens (LwF-VR)
+    memory: int  # exemplars in all (iCaRL)
+    reference_images: int  # of the pretraining pool (ZSCL)
+    reference_texts: int
+    zscl_l2: float
+    ensemble_every: int  # steps between weights that are averaged (ZSCL)
+    rail_width: int  # random features
+    rail_ridge: float
+    rail_fusion: float  # share of the regression; the rest is zero-shot
+    moe_experts: int  # in each block of either tower
+    moe_rank: int
+    gate_code: int  # width of the autoencoder's code
+    gate_steps: int
+    gate_quantile: float  # of a task's validation images that its autoencoder must recognise
+    random_orders: int
+    order_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything an experiment depends on, except its seed."""
 
@@ -69,4 +95,5 @@ class Profile:
     data: Data
     finetune: Finetune
     mtil: Mtil
+    baselines: Baselines
     pretrain: Pretrain | None
