@@ -43,6 +43,30 @@ class Mtil:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """LoRA on the MLP linears: rank, spread of the initial factors A and B, learning rates; the rest as `Finetune`."""
+
+    rank: int
+    sd_a: float
+    sd_b: float
+    lr: float
+    lr_by_task: Mapping[str, float] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Few-shot learning: images a class, steps, learning rates; seeds graded after every session, not only the last."""
+
+    shots: int
+    steps: int
+    lr: float
+    lr_by_task: Mapping[str, float] = field(hash=False)
+    lora_lr: float
+    lora_lr_by_task: Mapping[str, float] = field(hash=False)
+    session_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Pretrain:
     """The contrastive pretraining that notebook 02 runs."""
 
@@ -81,6 +105,20 @@ class Baselines:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """Looking inside ConDU: what is ablated (names of `rules.RULES`, techniques), how much is measured and drawn."""
+
+    rules: tuple[str, ...]
+    techniques: tuple[str, ...]
+    fisher_batches: int  # of `finetune.batch` training images each
+    images: int  # test images of a task whose features are compared
+    drawn: tuple[str, ...]  # tasks of the t-SNE figure
+    drawn_classes: int
+    parity: tuple[str, ...]  # tasks whose logits are computed in several ways
+    rounds: int  # times the last session is unified again with itself
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything an experiment depends on, except its seed."""
 
@@ -96,4 +134,7 @@ class Profile:
     finetune: Finetune
     mtil: Mtil
     baselines: Baselines
+    lora: Lora
+    few_shot: FewShot
     pretrain: Pretrain | None
+    inside: Inside
