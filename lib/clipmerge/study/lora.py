@@ -1,0 +1,105 @@
+"""ConDU with LoRA experts, its deltas taken on the product B A or on the factors A and B by themselves.
+
+``product``: the experts' dense deltas s · B A are unified, as those of full fine-tuning are; nothing else changes.
+``factors``: A and B are unified as if they were weights of their own, and multiplied after decoupling (what the
+authors' code does). ``other-init``: the same with deltas taken from another random initialisation than the one tuning
+started from, an offset all tasks share (the authors' code again, which draws three; here for comparison).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from clipmerge import files
+from clipmerge.errors import BadInput
+from clipmerge.study import adapters, experts, grading, mtil, profiles, results, sessions, store
+from clipmerge.study.engine import Progress
+from clipmerge.study.profiles import Profile
+from clipmerge.study.steps import Step
+
+KINDS = ("product", "factors", "other-init")
+DEPLOYED = "product"  # what `condu-lora` means in every table: the better one on validation images (`lora_sweep`)
+OTHER = 1000  # added to a seed: the other initialisation
+
+
+def step(profile: Profile, task: str, seed: int, held_out: int | None = None) -> Step:
+    """The LoRA expert of `task`; gives the deltas of its factors."""
+    recipe = {key: value for key, value in asdict(profiles.recipe(profile, task)).items() if key != "lr_by_task"}
+    recipe["lr"] = profile.lora.lr_by_task.get(task, profile.lora.lr)
+    config = start_config(profile, seed) | {"recipe": recipe, "held_out": held_out, "shots": None}
+    config |= experts.task_config(profile, task)
+    return Step(adapters.tune, f"expert/lora/{label(profile)}/{task}", config, experts.base_inputs(profile.model), seed)
+
+
+def label(profile: Profile) -> str:
+    """The model's name as a part of a path."""
+    return profile.model.replace("/", "+")
+
+
+def start_config(profile: Profile, seed: int) -> dict:
+    """What the initial factors depend on."""
+    shape = {key: value for key, value in asdict(profile.lora).items() if key in ("rank", "sd_a", "sd_b")}
+    return {"model": profile.model, "lora": shape, "init_seed": seed}
+
+
+def prepared(profile: Profile, kind: str, seed: int, tuned: Sequence[Step]) -> list[Step]:
+    """LoRA experts as the deltas that `kind` unifies."""
+    if kind not in KINDS:
+        raise BadInput(f"LoRA: kind: expected one of {', '.join(KINDS)}, found {kind!r}")
+    base, config = experts.base_inputs(profile.model), start_config(profile, seed)
+    if kind == "factors":
+        return list(tuned)
+    if kind == "product":
+        return [Step(adapters.expand, f"{one.name}/product", config, base | {"expert": one}) for one in tuned]
+    config |= {"init_seed": seed + OTHER, "true_seed": seed}
+    return [Step(adapters.rebase, f"{one.name}/other", config, base | {"expert": one}) for one in tuned]
+
+
+def plan(profile: Profile, kind: str, seed: int, order: Sequence[str] | None = None) -> list[Step]:
+    """The steps that grade ConDU on LoRA experts after each session (as `mtil.plan`)."""
+    order = tuple(order or profiles.order(profile))
+    known = prepared(profile, kind, seed, [step(profile, task, seed) for task in order])
+    name = f"condu-lora/{kind}/{label(profile)}"
+    config = start_config(profile, seed + OTHER * (kind == "other-init")) if kind != "product" else {}
+    config |= {"model": profile.model, "tasks": [experts.task_config(profile, task) for task in order]}
+    inputs = {"reading": mtil.reading(profile, order)} | experts.base_inputs(profile.model)
+    grade = grading.grade_bank if kind == "product" else adapters.grade_factors
+    kept = sessions.build("condu-ft", name, known, profile.mtil.rescaler)
+    asked = [config | {"k": profile.mtil.k, "seen": t + 1} for t in range(len(kept))]
+    return [Step(grade, f"grade/{name}/{t + 1:02d}", asked[t], inputs | session) for t, session in enumerate(kept)]
+
+
+def run(
+    profile: Profile,
+    seeds: Sequence[int] | None = None,
+    order: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    kind: str = DEPLOYED,
+) -> pd.DataFrame:
+    """Tidy rows like `mtil.run`'s, method ``condu-lora``: every session's accuracy, transfer, average and last."""
+    order, seeds = tuple(order or profiles.order(profile)), profile.seeds if seeds is None else seeds
+    plans = {seed: plan(profile, kind, seed, order) for seed in seeds}
+    store.build([one for steps in plans.values() for one in steps], profile.workers, progress)
+    frames = []
+    for seed, steps in plans.items():
+        sizes = files.read_json(steps[0].folder / grading.ACCURACY)["n"]
+        a, fixed = mtil.matrix(steps, order), {"method": "condu-lora", "seed": seed, "n": sizes, "model": profile.model}
+        frames += [results.matrix_rows(a, order, **fixed), results.mtil_rows(a, order, **fixed)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def last(
+    profile: Profile, kind: str, seeds: Sequence[int] | None = None, progress: Progress | None = None
+) -> pd.DataFrame:
+    """Tidy rows of the last session alone (metric ``last``, per task and mean): a tenth of the work of `run`."""
+    final = {seed: plan(profile, kind, seed)[-1] for seed in (profile.seeds if seeds is None else seeds)}
+    store.build(final.values(), profile.workers, progress)
+    frames = []
+    for seed, graded in final.items():
+        found = files.read_json(graded.folder / grading.ACCURACY)
+        values = found["accuracy"] | {"mean": float(np.mean(list(found["accuracy"].values())))}
+        fixed = {"method": "condu-lora", "metric": "last", "seed": seed, "n": found["n"], "model": profile.model}
+        frames.append(results.rows(values, **fixed))
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,77 @@
+"""How the learning rate of LoRA, and the kind of delta ConDU takes from it, were chosen: on validation images.
+
+    python -m clipmerge.study.lora_sweep --rates 3e-3 1e-2 3e-2     # writes data_manifests/tuning/laptop_lora.csv
+
+As `sweep`, on some tasks and one seed: a fifth of the training images is held out; experts are tuned on the rest and
+graded there as they are, and decoupled after the last session, once for each kind of delta.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from clipmerge import files, paths
+from clipmerge.study import adapters, experts, lora, profiles, results, sessions, store, sweep
+from clipmerge.study.profiles import Profile
+from clipmerge.study.steps import Step
+
+TASKS = ("animals", "digits", "food", "kanji", "surfaces")
+KINDS = ("product", "factors")
+
+
+def plan(profile: Profile, rate: float, tasks: Sequence[str] = TASKS, seed: int = 0) -> dict[str, Step]:
+    """Grading steps for one learning rate: ``experts`` and the two kinds of ConDU."""
+    trial = replace(profile, lora=replace(profile.lora, lr=rate, lr_by_task={}))
+    tuned = [lora.step(trial, task, seed, held_out=sweep.HELD_OUT) for task in tasks]
+    config = {"model": trial.model, "tasks": [experts.task_config(trial, task) for task in tasks]}
+    base = experts.base_inputs(trial.model)
+    dense = lora.prepared(trial, "product", seed, tuned)
+    grades = {"experts": Step(sweep.grade, "sweep/lora/experts", config, base | sessions.numbered(dense))}
+    for kind in KINDS:
+        known = lora.prepared(trial, kind, seed, tuned)
+        kept = sessions.build("condu-ft", f"sweep/lora/{kind}", known, trial.mtil.rescaler)[-1]
+        asked = config | ({} if kind == "product" else lora.start_config(trial, seed) | {"seen": len(tasks)})
+        grades[f"condu-lora ({kind})"] = Step(grade, f"sweep/lora/{kind}", asked, base | kept)
+    return grades
+
+
+def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: `sweep.grade` for a session that unified products or, if the config has ``lora``, factors."""
+    if "lora" not in config:
+        sweep.grade(out, config=config, inputs=inputs, seed=seed)
+        return
+    with adapters.multiplied(config, inputs["session"], config["seen"]) as folders:
+        sweep.grade(out, config=config, inputs=folders, seed=seed)
+
+
+def run(profile: Profile, rates: Sequence[float], tasks: Sequence[str] = TASKS) -> pd.DataFrame:
+    """Validation accuracy by method, task and rate, as tidy rows."""
+    plans = {rate: plan(profile, rate, tasks) for rate in rates}
+    store.build([step for grades in plans.values() for step in grades.values()], profile.workers)
+    frames = []
+    for rate, grades in plans.items():
+        for method, step in grades.items():
+            found = files.read_json(step.folder / "accuracy.json")
+            values = found["accuracy"] | {"mean": sum(found["accuracy"].values()) / len(found["accuracy"])}
+            fixed = {"model": profile.model, "steps": profile.finetune.steps, "lr": rate, "rank": profile.lora.rank}
+            frames.append(results.rows(values, method=method, metric="validation", seed=0, n=found["n"], **fixed))
+    return pd.concat(frames, ignore_index=True)
+
+
+def main() -> None:
+    """Command line of the sweep."""
+    parser = argparse.ArgumentParser(description="Choose LoRA's learning rate on validation images.")
+    parser.add_argument("--profile", default="laptop")
+    parser.add_argument("--rates", type=float, nargs="+", required=True)
+    arguments = parser.parse_args()
+    rows = run(profiles.load(arguments.profile), arguments.rates)
+    path = paths.manifests() / "tuning" / f"{arguments.profile}_lora.csv"
+    files.write_text(path, rows.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
+    print(rows[rows.task == "mean"].pivot(index="lr", columns="method", values="value").round(2).to_string())
+
+
+if __name__ == "__main__":
+    main()
