@@ -119,6 +119,42 @@ class Inside:
 
 
 @dataclass(frozen=True)
+class Inference:
+    """Rules of inference that are compared: seeds for which every session is answered, temperatures of soft weights."""
+
+    average_seeds: tuple[int, ...]  # Average needs every session; other seeds have the last one only
+    taus: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Temporal:
+    """TIME: streams of (dataset, class) pairs, one recipe for every task, replay, evaluation. `steps` is the budget of a
+    whole stream, split evenly over its tasks; shares and factors are fractions."""
+
+    adaptation: tuple[str, ...]  # datasets the stream is made of
+    heldout: tuple[str, ...]  # datasets that measure what is left of zero-shot ability
+    tasks: int
+    steps: int
+    batch: int
+    lr: float
+    warmup: float  # share of a task's steps
+    floor: float  # of the learning rate, where the cosine ends
+    weight_decay: float
+    clip_norm: float
+    betas: tuple[float, ...]
+    scale_min: float  # as in `Finetune`
+    mixture: tuple[float, ...]  # pretraining, update, buffer
+    ema_weight: float  # of the newcomer in a fold
+    fold_start: Literal["base", "first"]
+    subset_adaptation: int  # test images a set that are graded after every task
+    subset_heldout: int
+    models: tuple[str, ...]  # of the scaling figures, small to large; likewise what follows
+    compute: tuple[float, ...]  # factors on the budget
+    task_counts: tuple[int, ...]
+    scale_seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything an experiment depends on, except its seed."""
 
@@ -133,8 +169,10 @@ class Profile:
     data: Data
     finetune: Finetune
     mtil: Mtil
+    inference: Inference
     baselines: Baselines
     lora: Lora
     few_shot: FewShot
     pretrain: Pretrain | None
     inside: Inside
+    temporal: Temporal
