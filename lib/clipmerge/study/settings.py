@@ -155,6 +155,40 @@ class Temporal:
 
 
 @dataclass(frozen=True)
+class Many:
+    """Many small tasks: which datasets are cut besides `Data.tasks`, how, how long each is tuned, where one grades."""
+
+    model: str
+    sets: tuple[str, ...]
+    count: int
+    smallest: int  # classes of the smallest task (a smaller dataset is one task)
+    steps: int
+    warmup: int
+    batch: int
+    chunk: int  # experts tuned by one step of the cache
+    marks: tuple[int, ...]  # numbers of tasks after which everything seen is graded
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Triggers:
+    """Leaner triggers: shares of the coordinates that keep their bits, numbers of masks that tasks share."""
+
+    keep: tuple[float, ...]
+    groups: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What is timed: fine-tuning steps a task, repeats (the median counts), images at once, experts together."""
+
+    steps: int
+    repeats: int
+    batches: tuple[int, ...]
+    k: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything an experiment depends on, except its seed."""
 
@@ -176,3 +210,6 @@ class Profile:
     pretrain: Pretrain | None
     inside: Inside
     temporal: Temporal
+    many: Many
+    triggers: Triggers
+    cost: Cost
