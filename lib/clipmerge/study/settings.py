@@ -128,8 +128,10 @@ class Inference:
 
 @dataclass(frozen=True)
 class Temporal:
-    """TIME: streams of (dataset, class) pairs, one recipe for every task, replay, evaluation. `steps` is the budget of a
-    whole stream, split evenly over its tasks; shares and factors are fractions."""
+    """TIME: streams of (dataset, class) pairs, one recipe for every task, replay, evaluation.
+
+    `steps` is the budget of a whole stream, split evenly over its tasks.
+    """
 
     adaptation: tuple[str, ...]  # datasets the stream is made of
     heldout: tuple[str, ...]  # datasets that measure what is left of zero-shot ability
