@@ -1,0 +1,73 @@
+"""Tuning on one task of a stream: CLIP's contrastive loss on image–caption pairs, as TIME trains (methods §2.5).
+
+Unlike `finetune`, which classifies, nothing here knows a task's set of classes; the temperature is learned too. Each
+task has a new optimiser and its own warm-up and cosine.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from clipmerge.clip import models, pretrain, training
+from clipmerge.clip.replay import Batch
+from clipmerge.errors import BadInput
+
+TASKS = 10_000  # more tasks than any stream has: seeds of (seed, task) never meet
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters of one task; the defaults are TIME's, profiles scale them down. `warmup` is a share of steps."""
+
+    steps: int = 1420
+    batch: int = 512
+    lr: float = 1e-5
+    warmup: float = 0.1
+    floor: float = 0.001
+    weight_decay: float = 0.2
+    clip_norm: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "lr", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise BadInput(f"recipe of a task: expected {name} > 0, found {getattr(self, name)}")
+
+
+def adapt(
+    model: nn.Module,
+    name: str,
+    batch: Callable[[torch.Generator], Batch],
+    recipe: Recipe,
+    seed: int = 0,
+    task: int = 0,
+) -> list[dict]:
+    """Train `model` (of architecture `name`) in place; returns the loss log.
+
+    Step s draws its batch from a generator of (seed, task, s): whatever the start, a task shows the same pairs.
+    """
+    model.train()
+    tokenize = models.tokenizer(name)
+    optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
+    warmup, log = round(recipe.warmup * recipe.steps), []
+    for step in range(recipe.steps):
+        pairs = batch(training.generator(seed * TASKS + task, step))
+        image = models.encode_image(model, pairs.images)
+        text = models.encode_text(model, tokenize(pairs.captions))
+        scale = model.logit_scale.exp()
+        loss = pretrain.contrastive(image.cpu(), text.cpu(), scale.cpu(), pairs.names)  # small: its place costs nothing
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = training.rate(step, recipe.steps, recipe.lr, warmup, recipe.floor)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=float(np.log(100)))
+        log.append({"step": step, "loss": loss.item()})
+    model.eval()
+    return log

@@ -1,0 +1,111 @@
+"""Batches of image–caption pairs, mixed of a task's own data, of what went before, and of pretraining data (TIME).
+
+A caption is one of its dataset's templates filled with the class name. Images of the task and of the buffer are drawn
+uniformly over *images*, as in the paper, so a class with more images is met more often.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from clipmerge.clip import augment, finetune, pool, pretrain, prompts
+from clipmerge.clip.datasets import Dataset, validation_split
+from clipmerge.errors import BadInput
+
+Classes = Mapping[str, Sequence[int]]  # dataset name → class numbers
+
+
+@dataclass(frozen=True)
+class Source:
+    """Train images of some (dataset, class) pairs: row k is image ``where[k, 1]`` of dataset ``where[k, 0]``."""
+
+    datasets: tuple[Dataset, ...]
+    where: Int64[Tensor, "n 2"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Image–caption pairs; pairs of the same name are matches of one another."""
+
+    images: UInt8[Tensor, "n 3 h w"]
+    captions: list[str]
+    names: list[str]
+
+
+def source(datasets: Mapping[str, Dataset], classes: Classes, held_out: int | None = None) -> Source:
+    """The train images of `classes`; `held_out` seeds a validation split whose images are left out."""
+    rows, used = [], [name for name in datasets if name in classes]
+    for number, name in enumerate(used):
+        data = datasets[name]
+        index = torch.arange(len(data.train_labels)) if held_out is None else validation_split(data, seed=held_out)[0]
+        index = index[torch.isin(data.train_labels[index], torch.tensor(list(classes[name])))]
+        rows.append(torch.stack([torch.full_like(index, number), index], 1))
+    missing = sorted(classes.keys() - set(used))
+    if missing or not sum(map(len, rows)):
+        raise BadInput(f"replay: expected train images of every dataset named, found none of {', '.join(missing)}")
+    return Source(tuple(datasets[name] for name in used), torch.cat(rows))
+
+
+def shares(mixture: Sequence[float], has_past: bool) -> tuple[float, float, float]:
+    """Shares (pretraining, update, buffer) summing to one.
+
+    In the first task there is no past: its share is split between the two others, where they have one themselves.
+    """
+    if len(mixture) != 3 or min(mixture) < 0 or not mixture[1] > 0:
+        raise BadInput(f"mixture: expected three shares ≥ 0 (pretraining, update > 0, buffer), found {list(mixture)}")
+    pretraining, update, buffer = (share / sum(mixture) for share in mixture)
+    if has_past:
+        return pretraining, update, buffer
+    half = buffer / 2 if pretraining else 0.0
+    return pretraining + half, update + buffer - half, 0.0
+
+
+def counts(batch: int, mixture: Sequence[float], has_past: bool) -> tuple[int, int, int]:
+    """How many pairs of a batch are (pretraining, update, buffer); the update takes what rounding leaves over."""
+    pretraining, _, buffer = (round(batch * share) for share in shares(mixture, has_past))
+    if pretraining + buffer >= batch:
+        raise BadInput(f"mixture: expected room for one update pair in a batch of {batch}, found {list(mixture)}")
+    return pretraining, batch - pretraining - buffer, buffer
+
+
+def draw(origin: Source, count: int, scale_min: float, generator: torch.Generator) -> Batch:
+    """`count` random pairs of a source, images cropped at random."""
+    rows = origin.where[torch.randint(len(origin.where), (count,), generator=generator)].tolist()
+    images = torch.stack([origin.datasets[number].train_images[row] for number, row in rows])
+    dice = torch.rand(count, generator=generator).tolist()
+    captions, names = [], []
+    for (number, row), die in zip(rows, dice, strict=True):
+        data = origin.datasets[number]
+        name = data.classes[data.train_labels[row]]
+        captions += prompts.fill(data.templates[int(die * len(data.templates))], [name])
+        names.append(name.lower())  # the tokenizer knows no capitals either
+    return Batch(finetune.crop(images, scale_min, generator), captions, names)
+
+
+def pretraining(count: int, generator: torch.Generator) -> Batch:
+    """`count` pairs as the base was pretrained on."""
+    pictures = _pool()
+    index, kinds, names, captions = pretrain.draw(pictures, count, generator)
+    return Batch(augment.images(pictures, index, kinds, generator), captions, [name.lower() for name in names])
+
+
+@functools.cache
+def _pool() -> pool.Pool:
+    return pool.load()
+
+
+def mixed(
+    sizes: tuple[int, int, int], update: Source, buffer: Source | None, scale_min: float, generator: torch.Generator
+) -> Batch:
+    """One batch with `sizes` (pretraining, update, buffer) pairs; `buffer` may be None where its size is 0."""
+    parts = [pretraining(sizes[0], generator)] if sizes[0] else []
+    parts.append(draw(update, sizes[1], scale_min, generator))
+    if sizes[2]:
+        parts.append(draw(buffer, sizes[2], scale_min, generator))
+    images = torch.cat([part.images for part in parts])
+    captions = [text for part in parts for text in part.captions]
+    return Batch(images, captions, [name for part in parts for name in part.names])
