@@ -1,4 +1,4 @@
-"""Run many independent jobs: one after the other, in worker processes, or on a Ray cluster.
+"""Run many jobs, some of which may need others: one after the other, in worker processes, or on a Ray cluster.
 
 Every job runs on one thread wherever it runs: sums of floats depend on the number of threads, and results must not
 depend on the number of workers.
@@ -6,17 +6,23 @@ depend on the number of workers.
 
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from graphlib import TopologicalSorter
 from typing import Any
 
 import joblib
 import torch
+from joblib.externals.loky import get_reusable_executor
 
 from clipmerge.errors import BadInput
 
 Progress = Callable[[int, int], None]
+Submit = Callable[..., Future]
 _IMPORT_PATH = tuple(sys.path)
+_LIMITS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM")
+_ONE_THREAD = {f"{library}_THREADS": "1" for library in _LIMITS}
 
 
 def map(
@@ -26,13 +32,26 @@ def map(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> list[Any]:
-    """``[fn(job) for job in jobs]``, in that order whoever finishes first.
-
-    `backend` is ``serial``, ``processes`` (`fn` and jobs must be picklable), ``ray``, or ``auto``: processes if there
-    is more than one job and more than one of `workers` (default: the cores this process may use). `progress` is called
-    with (done, total). A failing job stops the others; its exception carries a note with the job's name.
-    """
+    """``[fn(job) for job in jobs]``, in that order whoever finishes first; the rest is as in `flow`."""
     jobs = list(jobs)
+    return flow(fn, jobs, [()] * len(jobs), workers, backend, progress)
+
+
+def flow(
+    fn: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    needs: Sequence[Collection[int]],
+    workers: int | None = None,
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> list[Any]:
+    """``[fn(job) for job in jobs]``, where job *i* starts once the jobs numbered ``needs[i]`` have ended.
+
+    Of the jobs that may start, the one goes first behind which the longest chain waits. `backend` is ``serial``,
+    ``processes`` (`fn` and jobs must be picklable), ``ray``, or ``auto``: processes if there is more than one job and
+    more than one of `workers` (default: the cores this process may use). `progress` is called with (done, total). A
+    failing job stops the others; its exception carries a note with the job's name.
+    """
     workers = joblib.cpu_count() if workers is None else workers
     if workers < 1:
         raise BadInput(f"engine: workers: expected at least 1, found {workers}")
@@ -41,30 +60,71 @@ def map(
     backends = {"serial": _serial, "processes": _processes, "ray": _ray}
     if backend not in backends:
         raise BadInput(f"engine: backend: expected auto, {', '.join(backends)}; found {backend!r}")
-    results: list[Any] = [None] * len(jobs)
-    with closing(backends[backend](fn, jobs, workers)) as finished:
-        for done, (index, result) in enumerate(finished, start=1):
+    if not jobs:
+        return []
+    at_once = {"serial": 1, "processes": workers, "ray": len(jobs)}[backend]  # the cluster has a queue of its own
+    results: dict[int, Any] = {}
+    with backends[backend](workers) as submit:
+        for index, result in _finished(lambda i: submit(_call, fn, i, jobs[i]), needs, at_once):
             results[index] = result
             if progress:
-                progress(done, len(jobs))
-    return results
+                progress(len(results), len(jobs))
+    return [results[index] for index in range(len(jobs))]
 
 
-def _serial(fn: Callable, jobs: Sequence, _: int) -> Iterator[tuple[int, Any]]:
-    for index, job in enumerate(jobs):
-        yield _call(fn, index, job)
+def _finished(start: Callable[[int], Future], needs: Sequence[Collection[int]], at_once: int) -> Iterator[tuple]:
+    """(number, result) of each job as it ends; no job is started before its turn."""
+    behind = _chains(needs)
+    graph = TopologicalSorter(dict(enumerate(needs)))
+    graph.prepare()
+    ready: list[int] = []
+    running: dict[Future, int] = {}
+    while graph.is_active():
+        ready = sorted([*ready, *graph.get_ready()], key=lambda index: (-behind[index], index))
+        while ready and len(running) < at_once:
+            index = ready.pop(0)
+            running[start(index)] = index
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            index = running.pop(future)
+            graph.done(index)
+            yield index, future.result()
 
 
-def _processes(fn: Callable, jobs: Sequence, workers: int) -> Iterator[tuple[int, Any]]:
+def _chains(needs: Sequence[Collection[int]]) -> list[int]:
+    """How many jobs the longest chain behind each job has."""
+    behind = [0] * len(needs)
+    for index in reversed([*TopologicalSorter(dict(enumerate(needs))).static_order()]):
+        for earlier in needs[index]:
+            behind[earlier] = max(behind[earlier], behind[index] + 1)
+    return behind
+
+
+@contextmanager
+def _serial(_: int) -> Iterator[Submit]:
+    """Here and now."""
+
+    def submit(fn: Callable, *arguments: Any) -> Future:
+        future = Future()
+        future.set_result(fn(*arguments))
+        return future
+
+    yield submit
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Submit]:
     """Loky workers, kept alive between calls: starting one costs the import of torch, about three seconds."""
-    if not jobs:
-        return
-    calls = (joblib.delayed(_call)(fn, index, job) for index, job in enumerate(jobs))
-    with _first_import_path(), joblib.parallel_config("loky", n_jobs=workers, inner_max_num_threads=1):
-        yield from joblib.Parallel(return_as="generator_unordered", batch_size=1, max_nbytes=None)(calls)
+    with _first_import_path():
+        pool = get_reusable_executor(workers, timeout=300, env=_ONE_THREAD)
+        try:
+            yield pool.submit
+        except BaseException:  # a job failed, or the reader interrupted
+            pool.shutdown(kill_workers=True)
+            raise
 
 
-def _ray(fn: Callable, jobs: Sequence, _: int) -> Iterator[tuple[int, Any]]:
+@contextmanager
+def _ray(_: int) -> Iterator[Submit]:
     """One core, and one GPU if this machine has any, for each job; the cluster decides how many run at once."""
     try:
         import ray
@@ -72,21 +132,24 @@ def _ray(fn: Callable, jobs: Sequence, _: int) -> Iterator[tuple[int, Any]]:
         raise BadInput("engine: backend ray: expected the package ray (pip install clipmerge[cluster])") from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
-    call = ray.remote(num_cpus=1, num_gpus=int(torch.cuda.is_available()), max_retries=0)(_call)
-    waiting = [call.remote(fn, index, job) for index, job in enumerate(jobs)]
+    remote, started = ray.remote(num_cpus=1, num_gpus=int(torch.cuda.is_available()), max_retries=0), []
+
+    def submit(fn: Callable, *arguments: Any) -> Future:
+        started.append(remote(fn).remote(*arguments))
+        return started[-1].future()
+
     try:
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            yield from ray.get(done)
-    finally:
-        for left in waiting:  # none, unless a job failed or the reader interrupted
-            ray.cancel(left, force=True)
+        yield submit
+    except BaseException:
+        for job in started:  # those that have ended do not mind
+            ray.cancel(job, force=True)
+        raise
 
 
-def _call(fn: Callable, index: int, job: Any) -> tuple[int, Any]:
+def _call(fn: Callable, index: int, job: Any) -> Any:
     try:
         with one_thread():
-            return index, fn(job)
+            return fn(job)
     except Exception as error:
         error.add_note(f"in job {index + 1}: {getattr(job, 'name', None) or reprlib.repr(job)}")
         raise

@@ -23,7 +23,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,20 +45,17 @@ def get(step: Step) -> Path:
 
 
 def build(steps: Iterable[Step], workers: int = 1, progress: engine.Progress | None = None) -> list[Path]:
-    """The folders of `steps`; what is missing is computed in waves of steps that do not depend on one another."""
+    """The folders of `steps`; what is missing is computed, each step as soon as what it needs is there."""
     steps = list(steps)
-    waves = _plan(steps)
-    done, total = 0, sum(map(len, waves))
+    missing = _missing(steps)
+    for step in missing:
+        log.info(why(step))
+    detached = [_detached(step) for step in missing]
+    number = {step.folder: index for index, step in enumerate(missing)}
+    needs = [[number[path] for path in step.inputs.values() if path in number] for step in detached]
     with sandbox.terminable():
-        for wave in waves:
-            for step in wave:
-                log.info(why(step))
-            report = progress and (lambda n, _, before=done: progress(before + n, total))
-            # Workers get folders instead of upstream steps: long chains of objects do not survive pickling.
-            detached = [replace(step, inputs={k: _location(v) for k, v in step.inputs.items()}) for step in wave]
-            engine.map(_compute, detached, workers=workers, progress=report)
-            _outcomes.update({step.folder: "computed" for step in wave})
-            done += len(wave)
+        engine.flow(_compute, detached, needs, workers=workers, progress=progress)
+    _outcomes.update({step.folder: "computed" for step in missing})
     return [step.folder for step in steps]
 
 
@@ -97,31 +93,34 @@ def why(step: Step) -> str:
     return f"{step.name}: {', '.join(fewest) or 'an empty setting came or went'}"
 
 
-def _location(value: Step | Path) -> Path:
-    return value.folder if isinstance(value, Step) else Path(value)
+def _detached(step: Step) -> Step:
+    """The step with folders for upstream steps, which may not be there yet: long chains do not survive pickling."""
+    twin = copy.copy(step)
+    folders = {name: value.folder if isinstance(value, Step) else Path(value) for name, value in step.inputs.items()}
+    object.__setattr__(twin, "inputs", folders)
+    return twin
 
 
-def _plan(steps: Iterable[Step]) -> list[list[Step]]:
-    """What must be computed, in waves: a step is one wave later than the latest of its missing inputs."""
-    wave_of: dict[Path, int] = {}  # by folder; -1: cached
-    waves: list[list[Step]] = []
+def _missing(steps: Iterable[Step]) -> list[Step]:
+    """What must be computed, whatever a step needs before the step itself."""
+    met: set[Path] = set()
+    missing: list[Step] = []
 
-    def visit(step: Step) -> int:
-        if step.folder in wave_of:
-            return wave_of[step.folder]
+    def visit(step: Step) -> None:
+        if step.folder in met:
+            return
+        met.add(step.folder)
         if _usable(step):
             _outcomes.setdefault(step.folder, "cached")
-            wave_of[step.folder] = -1
-            return -1
-        wave = 1 + max((visit(i) for i in step.inputs.values() if isinstance(i, Step)), default=-1)
-        wave_of[step.folder] = wave
-        waves.extend([] for _ in range(wave + 1 - len(waves)))
-        waves[wave].append(step)
-        return wave
+            return
+        for value in step.inputs.values():
+            if isinstance(value, Step):
+                visit(value)
+        missing.append(step)
 
     for step in steps:
         visit(step)
-    return waves
+    return missing
 
 
 def _usable(step: Step) -> bool:

@@ -102,6 +102,47 @@ def test_no_jobs():
     assert engine.map(_train, [], workers=2) == engine.map(_train, [], backend="processes") == []
 
 
+# A short job and a chain of three, given in an unkind order: 3 → 1 → 0, and 2 alone.
+NEEDS = [[1], [3], [], []]
+
+
+def test_a_job_follows_what_it_needs_and_the_longest_chain_goes_first():
+    ran = []
+    assert engine.flow(lambda job: ran.append(job) or job, "abcd", NEEDS, workers=1) == list("abcd")
+    assert ran == list("dbac") and engine._chains(NEEDS) == [0, 1, 0, 2]
+
+
+def _meet(job):
+    """Leave a mark, wait for others' marks."""
+    job.mark.touch()
+    deadline = time.monotonic() + 60
+    while not all(path.exists() for path in job.others):
+        if time.monotonic() > deadline:
+            raise TimeoutError(job.name)
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def test_a_chain_does_not_wait_for_its_wave(tmp_path):
+    """The slow job ends only when the last of the chain has started: with waves, never."""
+    marks = [tmp_path / name for name in "abcd"]
+    jobs = [SimpleNamespace(name=mark.name, mark=mark, others=[]) for mark in marks]
+    jobs[2].others = [marks[0]]
+    seen = []
+    engine.flow(_meet, jobs, NEEDS, workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 4) for i in range(1, 5)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_follows_a_failure(workers, tmp_path):
+    jobs = [SimpleNamespace(name="first", mark=tmp_path / "no" / "folder", others=[])]
+    jobs += [SimpleNamespace(name="second", mark=tmp_path / "second", others=[])]
+    with pytest.raises(FileNotFoundError) as caught:
+        engine.flow(_meet, jobs, [[], [0]], workers=workers)
+    assert "in job 1: first" in caught.value.__notes__
+    assert not jobs[1].mark.exists()
+
+
 def test_arguments_are_checked():
     with pytest.raises(BadInput, match="workers: expected at least 1, found 0"):
         engine.map(_train, [1], workers=0)

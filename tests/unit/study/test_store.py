@@ -135,7 +135,7 @@ def test_a_changed_file_recomputes_everything_behind_it(base):
     assert len(ran) == 6
 
 
-def test_progress_counts_over_all_waves(base):
+def test_progress_counts_steps(base):
     seen = []
     store.build(_graph(base), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 6) for i in range(1, 7)]
@@ -292,7 +292,8 @@ def net(out, *, config, inputs, seed):
 
 def graph():
     leaves = [Step(net, f"leaf/{i}", {"i": i}, seed=i) for i in range(3)]
-    return [*leaves, Step(net, "root", inputs={f"in{i}": leaf for i, leaf in enumerate(leaves)})]
+    link = Step(net, "link", inputs={"in": leaves[0]}, seed=3)
+    return [Step(net, "root", inputs={f"in{i}": step for i, step in enumerate([*leaves, link])})]
 """
 
 
@@ -347,9 +348,9 @@ def test_parallel_equals_serial_bitwise(lab, tmp_path):
     for workers, place in enumerate(homes, start=1):
         process = lab(f"store.build(lab.graph(), workers={workers}); print(store.summary())", CLIPMERGE_HOME=str(place))
         out, _ = process.communicate(timeout=200)
-        assert out.strip() == "0 cached, 4 computed"
+        assert out.strip() == "0 cached, 5 computed"
     serial, parallel = ({p.relative_to(h): p.read_bytes() for p in h.rglob("w.pt")} for h in homes)
-    assert len(serial) == 4
+    assert len(serial) == 5
     assert serial == parallel
 
 
