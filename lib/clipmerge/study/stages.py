@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from clipmerge import files
-from clipmerge.clip import adapt, pool, replay
+from clipmerge.clip import adapt, manifests, pool, replay
 from clipmerge.errors import BadInput
 from clipmerge.merge import techniques
 from clipmerge.study import experts, streams, timesteps
@@ -122,11 +122,12 @@ def grade(setting: Setting, model: Model, full: bool = False) -> Step:
 
 
 def _sets(setting: Setting, full: bool) -> list[dict]:
-    """What is graded, set by set. A validation run has no held-out sets: those are test images all."""
+    """What is graded, set by set. A validation run leaves out what has test images only."""
     profile, time = setting.profile, setting.profile.temporal
     limits = {name: time.subset_adaptation for name in time.adaptation}
-    if setting.held_out is None:
-        limits |= {name: time.subset_heldout for name in time.heldout}
+    limits |= {name: time.subset_heldout for name in time.heldout}
+    if setting.held_out is not None:
+        limits = {name: most for name, most in limits.items() if manifests.load(name).counts["train"]}
     return [
         {"data": experts.task_config(profile, name), "images": None if full else most} for name, most in limits.items()
     ]
