@@ -1,0 +1,85 @@
+"""Few-shot learning sees k images of each class and no more, and says so in its rows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipmerge import files
+from clipmerge.clip import datasets, evaluate, models
+from clipmerge.errors import BadInput
+from clipmerge.study import adapters, experts, fewshot, grading, handful, profiles, shots, store
+
+SMOKE = profiles.load("smoke")
+TASKS = ("digits", "flags", "food")
+PROFILE = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 7), st.integers(0, 3))
+def test_a_draw_holds_k_of_each_class_and_follows_its_seed(labels, k, seed):
+    labels = torch.tensor(labels)
+    index = shots.draw(labels, k, seed)
+    assert torch.equal(index, shots.draw(labels, k, seed)) and len(index.unique()) == len(index)
+    counts = torch.bincount(labels, minlength=5)
+    assert torch.equal(torch.bincount(labels[index], minlength=5), counts.clamp(max=k))
+
+
+def test_seeds_draw_differently_and_no_shot_is_refused():
+    labels = torch.arange(4).repeat(25)
+    assert not torch.equal(shots.draw(labels, 5, 0), shots.draw(labels, 5, 1))
+    with pytest.raises(BadInput, match="at least 1 image of each class, found 0"):
+        shots.draw(labels, 0, 0)
+
+
+def test_shots_are_drawn_outside_a_held_out_part():
+    data = datasets.limit(datasets.load("digits"), 10, 1)
+    index = adapters.owned({"held_out": 0, "shots": 3}, data, seed=1)
+    assert not set(index.tolist()) & set(datasets.validation_split(data, seed=0)[1].tolist())
+    assert torch.equal(torch.bincount(data.train_labels[index]), torch.full((10,), 3))
+
+
+def test_prototypes_use_the_shots_alone(tmp_path):
+    task = experts.task_config(PROFILE, "digits")
+    config = {"model": PROFILE.model, "tasks": [task], "shots": 2}
+    handful.read(tmp_path, config=config, inputs={}, seed=3)
+    found = files.load_tensors(tmp_path / grading.READING)["prototypes.digits"]
+    data, base = experts.dataset(task), models.create(PROFILE.model)
+    index = shots.draw(data.train_labels, 2, 3)
+    images = data.train_images.clone()
+    others = torch.ones(len(images), dtype=torch.bool)
+    others[index] = False
+    images[others] = 0  # whatever the other images show
+    blind = replace(data, train_images=images)
+    torch.testing.assert_close(found, evaluate.prototypes(base, PROFILE.model, blind, index=index))
+    assert (found - evaluate.prototypes(base, PROFILE.model, data)).abs().max() > 1e-3
+
+
+def test_full_prototypes_give_what_the_ordinary_grade_gives():
+    step = fewshot.plan(PROFILE, "condu-ft", 0)[1]
+    graded = files.read_json(store.get(step) / grading.ACCURACY)
+    inputs = {name: step.inputs[name] for name in ("reading", "session", "base")}
+    plain = store.get(replace(step, fn=grading.grade_bank, name="grade/test", inputs=inputs))
+    assert graded["accuracy"]["full"] == files.read_json(plain / grading.ACCURACY)["accuracy"]
+    assert set(graded["accuracy"]) == set(handful.PROTOTYPES)
+
+
+def test_rows_say_which_prototypes_and_leave_out_sessions_that_were_not_graded():
+    rows = fewshot.run(PROFILE, ("zero-shot", "experts"), seeds=[0, 1])
+    means = rows[rows.task == "mean"]
+    assert set(means[means.seed == 0].metric) == {"transfer", "average", "last"}
+    assert set(means[means.seed == 1].metric) == {"last"}
+    assert rows.groupby("method").prototypes.unique().map(set).to_dict() == {
+        "zero-shot": {"none"},
+        "experts": {"shots", "full"},
+    }
+    last = rows[(rows.method == "experts") & (rows.metric == "last")].pivot_table(
+        index=["seed", "task"], columns="prototypes", values="value"
+    )
+    assert (last.shots == last.full).all()  # after the last session nothing is unseen
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(BadInput, match="few-shot: method: expected one of zero-shot, .*, found 'magic'"):
+        fewshot.plan(PROFILE, "magic", 0)

@@ -1,0 +1,77 @@
+"""LoRA experts through ConDU: the kinds of delta, the round trip of factors, the rows Table 1 asks for."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from clipmerge import files
+from clipmerge.clip import lora as factors_of
+from clipmerge.errors import BadInput
+from clipmerge.merge import condu, deltas
+from clipmerge.study import adapters, experts, lora, mtil, profiles, sessions, store
+
+SMOKE = profiles.load("smoke")
+TASKS = ("digits", "flags")
+PROFILE = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
+CONFIG = lora.start_config(PROFILE, 0)
+
+
+def random_change(seed):
+    """Factors moved by random amounts."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(f.shape, generator=generator) / 10 for name, f in adapters.start(CONFIG).items()}
+
+
+def test_factors_alone_in_a_session_come_back_as_they_were(tmp_path):
+    change = random_change(0)
+    sessions.save(tmp_path / sessions.UNIFIED, condu.unify([change]))
+    with adapters.multiplied(CONFIG, tmp_path, 1) as folders:
+        found = experts.delta(folders["expert.00"])
+        found = {name: tensor.clone() for name, tensor in found.items()}
+    expected = factors_of.product(deltas.apply_delta(adapters.start(CONFIG), change))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-7, rtol=1e-6)
+
+
+def test_unifying_factors_is_not_unifying_products():
+    first, second = random_change(0), random_change(1)
+    apart = adapters.multiply(adapters.start(CONFIG), condu.decouple(condu.unify([first, second]), 0))
+    whole = condu.unify([adapters.multiply(adapters.start(CONFIG), change) for change in (first, second)])
+    name = next(iter(apart))
+    assert (apart[name] - condu.decouple(whole, 0)[name]).abs().max() > 0.01
+
+
+def test_another_initialisation_is_an_offset_all_tasks_share():
+    tuned = [lora.step(PROFILE, task, 0) for task in TASKS]
+    other = store.build(lora.prepared(PROFILE, "other-init", 0, tuned))
+    plain = store.build(tuned)
+    offsets = []
+    for shifted, true in zip(other, plain, strict=True):
+        theirs, ours = experts.delta(shifted), experts.delta(true)
+        offsets.append({name: theirs[name] - ours[name] for name in ours})
+    for name, offset in offsets[0].items():
+        torch.testing.assert_close(offset, offsets[1][name], atol=1e-7, rtol=0)
+        assert offset.abs().max() > 1e-3
+
+
+def test_rows_are_those_of_table_1():
+    rows = lora.run(PROFILE, seeds=[0])
+    like = mtil.run(PROFILE, ("zero-shot",), seeds=[0])
+    keys = ["task", "metric", "session"]
+    assert list(rows) == list(like) and set(rows.method) == {"condu-lora"}
+    assert rows[keys].fillna(0).values.tolist() == like[keys].fillna(0).values.tolist()
+    again = lora.last(PROFILE, "product", seeds=[0])
+    both = rows[rows.metric == "last"].set_index("task").value
+    assert again.set_index("task").value.to_dict() == both.to_dict()
+
+
+def test_factor_sessions_are_graded_like_the_products_they_stand_for():
+    steps = {kind: lora.plan(PROFILE, kind, 0)[0] for kind in ("product", "factors")}
+    graded = {kind: files.read_json(store.get(step) / "accuracy.json") for kind, step in steps.items()}
+    assert graded["product"] == graded["factors"]  # the first session is lossless for either
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(BadInput, match="LoRA: kind: expected one of product, factors, other-init, found 'sum'"):
+        lora.prepared(PROFILE, "sum", 0, [])
