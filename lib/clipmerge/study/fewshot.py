@@ -5,14 +5,14 @@ are graded after the last session alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from clipmerge import files
 from clipmerge.errors import BadInput
-from clipmerge.study import adapters, experts, grading, handful, lora, mtil, profiles, results, sessions, store, views
+from clipmerge.study import adapters, experts, grading, handful, lora, mtil, profiles, results, sessions, store
 from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
@@ -28,24 +28,24 @@ def recipe(profile: Profile, task: str, with_lora: bool = False) -> dict:
     return plain | {"steps": few.steps, "warmup": min(plain["warmup"], few.steps), "lr": rates.get(task, rate)}
 
 
-def step(profile: Profile, task: str, seed: int, start: Step | None = None, held_out: int | None = None) -> Step:
+def step(profile: Profile, task: str, seed: int, start: Step | None = None) -> Step:
     """The few-shot expert of `task`, from the base or (a link of a chain) from where `start` has ended."""
     inputs = experts.base_inputs(profile.model) | ({"start": start} if start else {})
-    config = {"model": profile.model, "recipe": recipe(profile, task)} | _owned(profile, task, held_out)
+    config = {"model": profile.model, "recipe": recipe(profile, task)} | _owned(profile, task)
     name = f"{'continual' if start else 'expert'}/few/{lora.label(profile)}/{task}"
     return Step(handful.tune, name, config, inputs, seed)
 
 
-def lora_step(profile: Profile, task: str, seed: int, held_out: int | None = None) -> Step:
+def lora_step(profile: Profile, task: str, seed: int) -> Step:
     """The few-shot LoRA expert of `task`; gives the deltas of its factors."""
     config = lora.start_config(profile, seed) | {"recipe": recipe(profile, task, with_lora=True)}
     name = f"expert/few-lora/{lora.label(profile)}/{task}"
-    config |= _owned(profile, task, held_out)
+    config |= _owned(profile, task)
     return Step(adapters.tune, name, config, experts.base_inputs(profile.model), seed)
 
 
-def _owned(profile: Profile, task: str, held_out: int | None = None) -> dict:
-    return experts.task_config(profile, task) | {"shots": profile.few_shot.shots, "held_out": held_out}
+def _owned(profile: Profile, task: str) -> dict:
+    return experts.task_config(profile, task) | {"shots": profile.few_shot.shots}
 
 
 def tuned(profile: Profile, method: str, seed: int, order: Sequence[str]) -> list[Step]:
@@ -84,9 +84,6 @@ def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None =
         label, asked = f"grade/{name}/{t + 1:02d}", config | {"k": profile.mtil.k, "seen": t + 1}
         if method in sessions.SINGLE:
             grades.append(Step(grading.grade_model, label, config, base | kept))
-        elif method == "experts":
-            seen = {f"view.{i:02d}": views.step(profile, one, order) for i, one in enumerate(known[: t + 1])}
-            grades.append(Step(handful.grade, label, asked, guide | seen))
         else:
             grades.append(Step(handful.grade, label, asked, guide | base | kept))
     return grades
@@ -123,9 +120,3 @@ def _rows(a: np.ndarray, order: Sequence[str], n: dict, fixed: dict) -> pd.DataF
         return results.mtil_rows(a, order, n=n, **fixed)
     values = dict(zip(order, a[-1].tolist(), strict=True))
     return results.rows(values | {"mean": float(a[-1].mean())}, metric="last", n=n, **fixed)
-
-
-def trial(profile: Profile, rate: float) -> Profile:
-    """The profile with one learning rate for all few-shot tuning."""
-    few = replace(profile.few_shot, lr=rate, lr_by_task={}, lora_lr=rate, lora_lr_by_task={})
-    return replace(profile, few_shot=few)

@@ -14,7 +14,7 @@ from clipmerge import files
 from clipmerge.clip import evaluate, finetune, models
 from clipmerge.clip.datasets import Dataset
 from clipmerge.merge import deltas
-from clipmerge.study import adapters, experts, grading, sessions, views
+from clipmerge.study import adapters, experts, grading, sessions
 from clipmerge.study.steps import accelerator
 
 PROTOTYPES = ("shots", "full")
@@ -73,12 +73,7 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
 
 
 def _members(config: Mapping, inputs: Mapping[str, Path]) -> Iterator[Answers]:
-    """One expert after the other: views where they are kept, else the base with the session's decoupled delta."""
-    kept = [views.load(inputs[name]) for name in sorted(inputs) if name.startswith("view.")]
-    for view in kept:
-        yield lambda data, rows, view=view: views.logits(view, data.name)[rows]
-    if kept:
-        return
+    """One expert after the other: the base with its own or with its decoupled delta, ready to answer."""
     model, expert = models.create(config["model"]), sessions.bank(inputs)
     base = {key: value.clone() for key, value in model.state_dict().items()}
     for i in range(config["seen"]):

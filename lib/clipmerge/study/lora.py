@@ -3,7 +3,8 @@
 ``product``: the experts' dense deltas s · B A are unified, as those of full fine-tuning are; nothing else changes.
 ``factors``: A and B are unified as if they were weights of their own, and multiplied after decoupling (what the
 authors' code does). ``other-init``: the same with deltas taken from another random initialisation than the one tuning
-started from, an offset all tasks share (the authors' code again, which draws three; here for comparison).
+started from, an offset all tasks share (the authors' code again, which draws three; here for comparison). ``experts``
+unifies nothing: what the experts themselves know.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
 
-KINDS = ("product", "factors", "other-init")
+KINDS = ("product", "factors", "other-init", "experts")
 DEPLOYED = "product"  # what `condu-lora` means in every table: the better one on validation images (`lora_sweep`)
 OTHER = 1000  # added to a seed: the other initialisation
 
@@ -51,7 +52,7 @@ def prepared(profile: Profile, kind: str, seed: int, tuned: Sequence[Step]) -> l
     base, config = experts.base_inputs(profile.model), start_config(profile, seed)
     if kind == "factors":
         return list(tuned)
-    if kind == "product":
+    if kind in ("product", "experts"):
         return [Step(adapters.expand, f"{one.name}/product", config, base | {"expert": one}) for one in tuned]
     config |= {"init_seed": seed + OTHER, "true_seed": seed}
     return [Step(adapters.rebase, f"{one.name}/other", config, base | {"expert": one}) for one in tuned]
@@ -62,11 +63,12 @@ def plan(profile: Profile, kind: str, seed: int, order: Sequence[str] | None = N
     order = tuple(order or profiles.order(profile))
     known = prepared(profile, kind, seed, [step(profile, task, seed) for task in order])
     name = f"condu-lora/{kind}/{label(profile)}"
-    config = start_config(profile, seed + OTHER * (kind == "other-init")) if kind != "product" else {}
+    dense = kind in ("product", "experts")
+    config = {} if dense else start_config(profile, seed + OTHER * (kind == "other-init"))
     config |= {"model": profile.model, "tasks": [experts.task_config(profile, task) for task in order]}
     inputs = {"reading": mtil.reading(profile, order)} | experts.base_inputs(profile.model)
-    grade = grading.grade_bank if kind == "product" else adapters.grade_factors
-    kept = sessions.build("condu-ft", name, known, profile.mtil.rescaler)
+    grade = grading.grade_bank if dense else adapters.grade_factors
+    kept = sessions.build("experts" if kind == "experts" else "condu-ft", name, known, profile.mtil.rescaler)
     asked = [config | {"k": profile.mtil.k, "seen": t + 1} for t in range(len(kept))]
     return [Step(grade, f"grade/{name}/{t + 1:02d}", asked[t], inputs | session) for t, session in enumerate(kept)]
 

@@ -73,5 +73,5 @@ def test_factor_sessions_are_graded_like_the_products_they_stand_for():
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(BadInput, match="LoRA: kind: expected one of product, factors, other-init, found 'sum'"):
+    with pytest.raises(BadInput, match="LoRA: kind: expected one of product, factors, other-init, experts, found 'sum'"):
         lora.prepared(PROFILE, "sum", 0, [])
