@@ -105,7 +105,7 @@ def zscl(task: Task) -> Change:
     mean, every = {name: p.detach().clone() for name, p in anchor.items()}, task.options["ensemble_every"]
 
     def loss(model: nn.Module, *batch) -> Tensor:
-        return hold(model, *batch) + task.options["zscl_l2"] * distill.penalty(model, anchor)
+        return hold(model, *batch) + task.options["l2"] * distill.penalty(model, anchor)
 
     @torch.no_grad()
     def after(step: int) -> None:
@@ -165,7 +165,7 @@ OPTIONS = {
     "lwf-vr": ("temperature", "sentences"),
     "icarl": ("temperature", "memory"),
     "wise-ft": ("wise",),
-    "zscl": ("temperature", "zscl_l2", "ensemble_every"),
+    "zscl": ("temperature", "l2", "ensemble_every"),
 }
 
 
@@ -200,9 +200,7 @@ def learn(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     )
     index = None if config["held_out"] is None else datasets.validation_split(data, seed=config["held_out"])[0]
     recipe = finetune.Recipe(**config["recipe"])
-    log = finetune.tune(
-        model, config["model"], data, recipe, seed, loss=change.loss, index=index, after=change.after
-    )
+    log = finetune.tune(model, config["model"], data, recipe, seed, loss=change.loss, index=index, after=change.after)
     if change.finish:
         change.finish()
     files.save_tensors(out / experts.DELTA, deltas.delta(model.cpu().state_dict(), base))

@@ -80,17 +80,17 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Baselines:
-    """The methods ConDU is compared with, and the orders of tasks it is tried in."""
+    """The methods ConDU is compared with (`baselines.METHODS` or some of them), and the orders it is tried in."""
 
+    methods: tuple[str, ...]
     seeds: tuple[int, ...]  # of sequential baselines and MoE-Adapters; joint, WiSE-FT and RAIL have `Profile.seeds`
     temperature: float  # of distillation: LwF, LwF-VR, iCaRL, ZSCL
-    l2: float  # λ of weight consolidation
+    l2: float  # λ of weight consolidation (alone, and in ZSCL)
     wise: float  # share of the new weights (WiSE-FT)
     sentences: int  # of random tokens (LwF-VR)
     memory: int  # exemplars in all (iCaRL)
     reference_images: int  # of the pretraining pool (ZSCL)
     reference_texts: int
-    zscl_l2: float
     ensemble_every: int  # steps between weights that are averaged (ZSCL)
     rail_width: int  # random features
     rail_ridge: float
