@@ -1,7 +1,7 @@
 """ConDU: many deltas in one, and each one back out of it (arXiv 2503.10705; equations in its words).
 
 `elect`, `agree` and `rescaler` are the paper's equations on whole tensors, there to be read and changed. `unify`,
-`extend` and `decouple` do the same block by block with the fused loops of `kernels`, equal to them bit for bit.
+`extend` and `decouple` do the same chunk by chunk with the fused loops of `kernels`, equal to them bit for bit.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 from clipmerge.errors import BadInput
 from clipmerge.merge.bitmask import PackedMask, packed_size, unpack_bits
 from clipmerge.merge.deltas import check_layout, layout
-from clipmerge.merge.kernels import l1, spans, unify_block
+from clipmerge.merge.kernels import chunk, l1, rebuild, spans, unify_chunk
 
 Named = TypeVar("Named")  # a Trigger, in memory or on disk
 RESCALERS = ("tensor_mean", "global_l1", "none")
@@ -112,7 +112,7 @@ def unify(
 def extend(unified: Unified, delta: Mapping[str, Tensor], name: str | None = None) -> Unified:
     """One more session: decouple every earlier task, unify the reconstructions with the newcomer.
 
-    All masks and rescalers are rewritten. Earlier deltas are rebuilt a block at a time, never whole.
+    All masks and rescalers are rewritten. Earlier deltas are rebuilt a chunk at a time, never whole.
     """
     check_layout(layout(unified.delta), layout(delta), "the new delta")
     names = [*(trigger.name for trigger in unified.triggers), name or str(len(unified.triggers))]
@@ -161,18 +161,21 @@ def rows_of_task(delta: Mapping[str, Tensor], trigger: Trigger) -> Rows:
     return read
 
 
-def reconstruct(unified: np.ndarray, bits: np.ndarray, rescaler: float) -> np.ndarray:
-    """λ · M ⊙ u for one block, M packed; in u's dtype."""
-    return np.where(unpack_bits(bits, unified.size), unified * unified.dtype.type(rescaler), unified.dtype.type(0))
+def reconstruct(unified: np.ndarray, bits: np.ndarray, rescaler: float, out: np.ndarray | None = None) -> np.ndarray:
+    """λ · M ⊙ u for one chunk, M packed; in u's dtype."""
+    out = np.empty_like(unified) if out is None else out
+    rebuild(unified, unpack_bits(bits, unified.size), unified.dtype.type(rescaler), out)
+    return out
 
 
-def unify_rows(name: str, rows: np.ndarray, labels: Sequence[str]) -> tuple:
-    """`unify_block` of one tensor's deltas float[experts, n]; NaN and Inf are refused by name."""
-    unified, bits, before, after = unify_block(rows)
-    for label, norm in zip(labels, before, strict=True):
-        if not math.isfinite(norm):
-            raise BadInput(f"{label}: {name} should hold finite numbers, found NaN or Inf")
-    return unified, bits, before, after
+def unify_rows(name: str, rows: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[list[float]]]:
+    """`unify_chunk` of one tensor's deltas float[experts, n]; NaN and Inf are refused by name."""
+    unified, bits, norms = unify_chunk(rows)
+    for block in norms:
+        for label, norm in zip(labels, block, strict=False):  # the first half: Σ|d|
+            if not math.isfinite(norm):
+                raise BadInput(f"{label}: {name} should hold finite numbers, found NaN or Inf")
+    return unified, bits, norms
 
 
 def _unify(like: Mapping[str, Tensor], rows: Sequence[Rows], kind: str, names: Sequence[str]) -> Unified:
@@ -181,16 +184,15 @@ def _unify(like: Mapping[str, Tensor], rows: Sequence[Rows], kind: str, names: S
     dense, masks, before, after = {}, [{} for _ in rows], [{} for _ in rows], [{} for _ in rows]
     for name, count in sizes.items():
         u, bits = np.empty(count, like[name].numpy().dtype), np.empty((len(rows), packed_size(count)), np.uint8)
-        old, new = [], []
-        for start, stop in spans(count):
-            block = unify_rows(name, np.stack([read(name, start, stop) for read in rows]), names)
-            u[start:stop], bits[:, start // 8 : packed_size(stop)] = block[:2]
-            old.append(block[2])
-            new.append(block[3])
+        norms = []
+        for start, stop in spans(count, chunk(len(rows))):
+            found = unify_rows(name, np.stack([read(name, start, stop) for read in rows]), names)
+            u[start:stop], bits[:, start // 8 : packed_size(stop)] = found[:2]
+            norms += found[2]
         dense[name] = torch.from_numpy(u).reshape(shapes[name])
         for k in range(len(rows)):
             masks[k][name] = PackedMask(torch.from_numpy(bits[k].copy()), shapes[name])
-            before[k][name], after[k][name] = (math.fsum(part[k] for part in norm) for norm in (old, new))
+            before[k][name], after[k][name] = (math.fsum(block[i] for block in norms) for i in (k, len(rows) + k))
     scales = [ratio(before[k], after[k], sizes, kind) for k in range(len(rows))]
     triggers = tuple(map(Trigger, masks, scales, names))
     return Unified(dense, triggers, kind)

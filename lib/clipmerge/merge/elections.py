@@ -75,7 +75,7 @@ def emr(task: int | None = None, rescaler: str = "tensor_mean", scale: Number = 
 
 
 def _unified(block: Block) -> Tensor:
-    return condu.elect(torch.stack(block.deltas).to(block.dtype))  # in the precision that deltas are kept in
+    return condu.elect(block.deltas.to(block.dtype))  # in the precision that deltas are kept in
 
 
 def _task(block: Block, task: int) -> Tensor:

@@ -18,12 +18,13 @@ from clipmerge import files
 from clipmerge.errors import BadInput
 from clipmerge.merge import condu
 from clipmerge.merge.bitmask import PackedMask, packed_size
-from clipmerge.merge.kernels import spans
+from clipmerge.merge.kernels import chunk, spans
 from clipmerge.merge.passes import Span, parallel, totals
 from clipmerge.merge.safefile import Header, Layout, header, new_folder, size, writing
 
 DENSE, TRIGGERS = "unified.safetensors", "triggers.json"
-ReadRows = Callable[[str, int, int], np.ndarray]  # (tensor, start, stop) -> the deltas there, float[experts, n]
+WIDE = {torch.float32: np.float32, torch.float64: np.float64}  # what deltas are kept in
+ReadRows = Callable[[str, int, int, np.ndarray], None]  # (tensor, start, stop, out float[experts, n]): fills in deltas
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def stored(path: str | Path) -> Stored:
 
 
 def write(path: str | Path, layout: Layout, rows: ReadRows, names: Sequence[str], kind: str, threads: int = 1) -> Path:
-    """Unify, block by block, the deltas that `rows` reads, into a new folder that is there whole or not at all."""
+    """Unify, chunk by chunk, the deltas that `rows` reads, into a new folder that is there whole or not at all."""
     sizes = {name: prod(shape) for name, (shape, _) in layout.items()}
     with new_folder(path) as partial:
         with ExitStack() as stack:
@@ -92,14 +93,16 @@ def write(path: str | Path, layout: Layout, rows: ReadRows, names: Sequence[str]
             def unify(todo: Iterable[Span]) -> list[tuple[str, list[float]]]:
                 norms = []
                 for name, start, stop in todo:
-                    unified, bits, before, after = condu.unify_rows(name, rows(name, start, stop), names)
+                    deltas = np.empty((len(names), stop - start), WIDE[layout[name][1]])
+                    rows(name, start, stop, deltas)
+                    unified, bits, found = condu.unify_rows(name, deltas, names)
                     put(name, start, torch.from_numpy(unified))
                     for mark, part in zip(marks, bits, strict=True):
                         mark(name, start // 8, torch.from_numpy(part))
-                    norms.append((name, [*before, *after]))
+                    norms += [(name, block) for block in found]
                 return norms
 
-            todo = [(name, *span) for name in sorted(sizes) for span in spans(sizes[name])]
+            todo = [(name, *span) for name in sorted(sizes) for span in spans(sizes[name], chunk(len(names)))]
             sums = totals(parallel(unify, todo, threads))
         norms = [{name: values[k] for name, values in sums.items()} for k in range(2 * len(names))]
         scales = [condu.ratio(old, new, sizes, kind) for old, new in zip(norms, norms[len(names) :], strict=False)]

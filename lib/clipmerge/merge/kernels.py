@@ -1,7 +1,8 @@
-"""The fused inner loops. Each does, for one block held in cache, what the one-tensor functions of `condu` say.
+"""The fused inner loops of ConDU. Each does, strip by strip in the fastest cache, what the functions of `condu` say.
 
-Torch would walk over the block once per operation; at N = 8 experts one fused pass is about five times faster. Only
-elementwise arithmetic and sums of a written-down order happen here, so results do not depend on threads or blocks.
+Torch would walk over the data once per operation, and ask Python for leave each time, so that threads wait for one
+another. Here a thread works through a chunk of several blocks on its own. Only elementwise arithmetic and sums of a
+written-down order happen, so results do not depend on threads or chunks.
 """
 
 import math
@@ -10,13 +11,21 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-BLOCK = 1 << 14  # elements handled together: 8 experts' fp32 blocks and their masks fit a 1 MB cache; a multiple of 8
+BLOCK = 1 << 14  # elements whose sums are taken together, whatever the chunk: this is what fixes the order of sums
+TOGETHER = 32  # blocks, of all models together, that one thread holds at a time: memory does not grow with the models
+STRIP = 1 << 11  # elements of all models that a loop goes over before it turns to the next; divides BLOCK
 LANES = 16  # partial sums of a block: element j goes to lane j mod 16, so that the compiler can use wide registers
+UNROLL = 4 * LANES  # elements added per turn of a loop, or every turn would wait for the last
 
 
-def spans(count: int) -> list[tuple[int, int]]:
-    """Cut `count` elements into (start, stop) blocks; the cut is fixed, hence so is the order of every sum."""
-    return [(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+def spans(count: int, step: int = BLOCK) -> list[tuple[int, int]]:
+    """Cut `count` elements into (start, stop) pieces of `step`, the last one shorter."""
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def chunk(models: int) -> int:
+    """Elements of each of so many models that a thread takes at a time: whole blocks, fewer the more models."""
+    return max(1, TOGETHER // models) * BLOCK
 
 
 def l1(row: np.ndarray) -> float:
@@ -29,30 +38,44 @@ def l1(row: np.ndarray) -> float:
     return math.fsum(lanes)
 
 
-def unify_block(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[float], list[float]]:
-    """Elect, agree and measure one block.
+def unify_chunk(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[list[float]]]:
+    """Elect, agree and measure a chunk that starts where a block does.
 
     rows: float[experts, n], the deltas. Returns u float[n], packed masks uint8[experts, ceil(n / 8)], and for every
-    expert Σ|d| and Σ|M ⊙ u| over the block. A NaN or Inf in a row makes its Σ|d| non-finite.
+    block the experts' Σ|d|, then their Σ|M ⊙ u|. A NaN or Inf in a row makes its Σ|d| non-finite.
     """
-    n = rows.shape[1]
-    rows = np.pad(rows, ((0, 0), (0, -n % LANES))) if n % LANES else rows  # zeros change neither sums nor masks
+    experts, n = rows.shape
+    rows = np.pad(rows, ((0, 0), (0, -n % UNROLL))) if n % UNROLL else rows  # zeros change neither sums nor masks
     unified, masks = np.empty(rows.shape[1], rows.dtype), np.empty(rows.shape, np.bool_)
-    before, after = np.zeros((len(rows), LANES)), np.zeros((len(rows), LANES))
-    _elect(rows, unified)
-    _agree(rows, unified, masks, before, after)
+    sums = np.zeros((-(-n // BLOCK), 2 * experts, LANES))
+    _unify(rows, unified, masks, sums)
     bits = np.packbits(masks, axis=1)[:, : (n + 7) // 8]
-    return unified[:n], bits, [math.fsum(x) for x in before], [math.fsum(x) for x in after]
+    return unified[:n], bits, [[math.fsum(lanes) for lanes in block] for block in sums.tolist()]
 
 
 @njit(nogil=True, cache=True)
 @no_type_check  # keeps the tests' shape checker out of compiled code
-def _elect(rows, unified):  # u_j = max_d d_j if Σ_d d_j > 0, else min_d d_j
+def _unify(rows, unified, masks, sums):
+    experts, n = rows.shape
+    for start in range(0, n, STRIP):
+        stop = min(start + STRIP, n)
+        u, block = unified[start:stop], sums[start // BLOCK]
+        _elect(rows, start, stop, u)
+        for k in range(experts):
+            kept = _agree(rows[k, start:stop], u, masks[k, start:stop])
+            _add(rows[k, start:stop], block[k])
+            _add(kept, block[experts + k])
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _elect(rows, start, stop, unified):  # u_j = max_d d_j if Σ_d d_j > 0, else min_d d_j
     total = np.zeros(unified.size)
-    high, low = rows[0].copy(), rows[0].copy()
+    high, low = rows[0, start:stop].copy(), rows[0, start:stop].copy()
     for k in range(len(rows)):
+        row = rows[k, start:stop]
         for j in range(unified.size):
-            d = rows[k, j]
+            d = row[j]
             total[j] += d
             high[j] = d if d > high[j] else high[j]
             low[j] = d if d < low[j] else low[j]
@@ -62,34 +85,32 @@ def _elect(rows, unified):  # u_j = max_d d_j if Σ_d d_j > 0, else min_d d_j
 
 @njit(nogil=True, cache=True)
 @no_type_check
-def _agree(rows, unified, masks, before, after):  # M_j = 1[d_j s_j > 0], with Σ|d| and Σ|M ⊙ u| on the way
+def _agree(row, unified, mask):  # M_j = 1[d_j s_j > 0]; returns M ⊙ u
+    kept, zero = np.empty_like(unified), unified.dtype.type(0)
+    for j in range(row.size):
+        d, u = row[j], unified[j]
+        agrees = ((d > 0) & (u > 0)) | ((d < 0) & (u <= 0))
+        mask[j] = agrees
+        kept[j] = u if agrees else zero
+    return kept
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _add(row, lanes):  # Σ|x| by lanes, in order
+    for turn in range(row.size // UNROLL):
+        part = row[turn * UNROLL : (turn + 1) * UNROLL]
+        for lane in range(lanes.size):
+            total = lanes[lane] + np.float64(abs(part[lane]))
+            total += np.float64(abs(part[lane + LANES]))
+            total += np.float64(abs(part[lane + 2 * LANES]))
+            lanes[lane] = total + np.float64(abs(part[lane + 3 * LANES]))
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def rebuild(unified, mask, scale, out):
+    """out = scale · M ⊙ u, all in u's dtype."""
     zero = unified.dtype.type(0)
-    for k in range(len(rows)):
-        row, mask = rows[k], masks[k]
-        old, new = np.zeros(LANES), np.zeros(LANES)  # local, or the compiler fears aliases and gives up wide registers
-        for group in range(row.size // LANES):
-            for lane in range(LANES):
-                j = group * LANES + lane
-                d, u = row[j], unified[j]
-                agrees = d > 0 if u > 0 else d < 0
-                mask[j] = agrees
-                old[lane] += np.float64(abs(d))
-                new[lane] += np.float64(abs(u) if agrees else zero)
-        before[k], after[k] = old, new
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def count(keys, shift, bins):
-    """Add a histogram of non-negative integers, by their high bits, to `bins`."""
-    for key in keys:
-        bins[key >> shift] += 1
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def count_within(keys, shift, high, bins):
-    """The same by their low bits, of those whose high bits are `high`."""
-    for key in keys:
-        if key >> shift == high:
-            bins[key - (high << shift)] += 1
+    for j in range(unified.size):
+        out[j] = unified[j] * scale if mask[j] else zero

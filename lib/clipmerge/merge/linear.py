@@ -3,17 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from clipmerge.errors import BadInput
+from clipmerge.merge import loops
 from clipmerge.merge.registry import Block, Number, Recipe, technique, within
 
 
 @technique(weighted=True)
 def average() -> Recipe:
     """θ = Σ_k w_k θ_k, Σ w = 1 (Wortsman et al. 2022, arXiv 2203.05482). Default: uniform weights."""
-    return Recipe(lambda block: mean(block.experts, block.weights))
+    return Recipe(lambda block: mean(block.experts, block.weights), base=False)
 
 
 @technique()
@@ -35,15 +38,14 @@ def slerp(swap: bool = False, linear_above: Number = 0.9995) -> Recipe:
     """
 
     def merge(block: Block) -> Tensor:
-        a, b = block.experts
         wa, wb = reversed(block.weights) if swap else block.weights
         cos = block.known[block.name]
         if math.isnan(cos) or abs(cos) > linear_above:
-            return mean((a, b), (wa, wb))
-        omega = math.acos(cos)
+            return mean(block.experts, (wa, wb))
+        (a, b), omega = block.experts, math.acos(cos)
         return (math.sin(wa * omega) * a + math.sin(wb * omega) * b) / math.sin(omega)
 
-    return Recipe(merge, measure=lambda block: products(*block.experts), conclude=cosines)
+    return Recipe(merge, measure=lambda block: products(*block.experts), conclude=cosines, base=False)
 
 
 @technique(pair=True)
@@ -78,7 +80,7 @@ def fisher(floor: Number = 0.0) -> Recipe:
         weighted = sum(f * e for f, e in zip(shares, block.experts, strict=True))
         return torch.where(total > 0, weighted / total, mean(block.experts, block.weights))
 
-    return Recipe(merge, fishers=True)
+    return Recipe(merge, fishers=True, base=False)
 
 
 @technique(random=True)
@@ -92,9 +94,11 @@ def random(scale: Number = 1.0) -> Recipe:
     return Recipe(merge)
 
 
-def mean(vectors: Sequence[Tensor], weights: Sequence[Number]) -> Tensor:
+def mean(vectors: Float[Tensor, "k n"], weights: Sequence[Number]) -> Float[Tensor, " n"]:
     """Σ w_k v_k, for weights that sum to one."""
-    return sum(weight * vector for weight, vector in zip(weights, vectors, strict=True))
+    out = torch.empty(vectors.shape[1], dtype=torch.float64)
+    loops.weighted(vectors.numpy(), np.array(weights, np.float64), out.numpy())
+    return out
 
 
 def products(a: Tensor, b: Tensor) -> list[float]:

@@ -1,4 +1,7 @@
-"""Passes over all blocks of several models, wherever they live: rank the magnitudes, measure, merge."""
+"""Passes over several models, wherever they live: rank the magnitudes, measure, merge.
+
+Work is dealt out to threads in chunks of a tensor, a few blocks of every model; recipes see block after block.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,15 +18,15 @@ from torch import Tensor
 
 from clipmerge.errors import BadInput
 from clipmerge.merge.deltas import master
-from clipmerge.merge.kernels import count, count_within, spans
+from clipmerge.merge.kernels import chunk, spans
 from clipmerge.merge.lines import Lines
+from clipmerge.merge.loops import LOW, count, count_within, widen
 from clipmerge.merge.registry import Block, Number, Recipe, group
 
 Result = TypeVar("Result")
 Span = tuple[str, int, int]  # tensor name, start, stop
 Reader = Callable[[str, int, int], Tensor]  # that part of one flattened tensor, in the model's dtype
-Emit = Callable[[str, int, Tensor], None]  # tensor name, start, merged values in fp64
-LOW = 15  # fp32 magnitudes have 31 bits; they are ranked by the upper 16 first, then by these
+Emit = Callable[[str, int, Tensor], None]  # tensor name, start, merged values in the tensor's dtype
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,30 @@ class Models:
         """Elements of one tensor."""
         return prod(self.layout[name][0])
 
-    def spans(self, names: Iterable[str] | None = None) -> list[Span]:
-        """All blocks of the given tensors (default: of all), in sorted order."""
-        return [(name, *span) for name in sorted(names or self.layout) for span in spans(self.count(name))]
+    def chunks(self, names: Iterable[str] | None = None) -> list[Span]:
+        """All chunks of the given tensors (default: of all), in sorted order."""
+        step = chunk(1 + len(self.experts) + len(self.fishers))
+        return [(name, *span) for name in sorted(names or self.layout) for span in spans(self.count(name), step)]
 
-    def block(self, name: str, start: int, stop: int, **known: object) -> Block:
-        """Read one block of every model, in fp64; NaN and Inf are refused by name."""
-        experts = tuple(read(name, start, stop).double() for read in self.experts)
-        for label, expert in zip(self.labels, experts, strict=True):
-            if not math.isfinite(expert.sum()):
+    def blocks(self, name: str, start: int, stop: int, base: bool = True, **known: object) -> Iterator[Block]:
+        """Read one chunk of every model and yield its blocks, in fp64; NaN and Inf are refused by name."""
+        wide = master(self.layout[name][1])
+        files = (self.experts, self.fishers)
+        experts, fishers = ([read(name, start, stop).to(wide) for read in readers] for readers in files)
+        origin = self.base(name, start, stop).to(wide) if base else None
+        for low, high in spans(stop - start):
+            values, finite = _widened([x[low:high] for x in experts])
+            if not all(finite):
+                label = self.labels[finite.index(False)]
                 raise BadInput(f"{label}: {name} should hold finite numbers, found NaN or Inf")
-        base = self.base(name, start, stop).double()
-        fishers = tuple(read(name, start, stop).double() for read in self.fishers)
-        return Block(name, start, base, experts, fishers, dtype=master(self.layout[name][1]), **known)
+            diagonals = _widened([x[low:high] for x in fishers])[0] if fishers else None
+            zero = None if origin is None else origin[low:high].double()
+            yield Block(name, start + low, values, zero, diagonals, dtype=wide, **known)
+
+
+def _widened(rows: Sequence[Tensor]) -> tuple[Tensor, list[bool]]:
+    out = np.empty((len(rows), len(rows[0])))
+    return torch.from_numpy(out), [widen(row.numpy(), wide) for row, wide in zip(rows, out, strict=True)]
 
 
 def run(
@@ -64,48 +78,53 @@ def run(
     lines: Lines | None = None,
     threads: int = 1,
 ) -> None:
-    """Carry out a recipe: at most three kinds of pass, `emit` receives every merged block once, in any order."""
+    """Carry out a recipe: at most three kinds of pass, `emit` receives every merged chunk once, in any order."""
     factors = lines.factors(models.layout) if lines else {}
     cuts = thresholds(recipe, models, threads) if recipe.ranks else {}
 
-    def blocks(todo: Iterable[Span], **known: object) -> Iterator[Block]:
-        for span in todo:
-            cut = cuts.get(group(span[0], recipe.per), ())
-            yield models.block(*span, weights=tuple(weights), seed=seed, cuts=cut, **known)
+    needed = recipe.base or bool(lines)
+
+    def blocks(span: Span, **known: object) -> Iterator[Block]:
+        cut = cuts.get(group(span[0], recipe.per), ())
+        return models.blocks(*span, base=needed, weights=tuple(weights), seed=seed, cuts=cut, **known)
 
     def measure(todo: Iterable[Span]) -> list[tuple[str, Sequence[float]]]:
-        return [(block.name, recipe.measure(block)) for block in blocks(todo)]
+        return [(block.name, recipe.measure(block)) for span in todo for block in blocks(span)]
 
     def merge(todo: Iterable[Span], known: object) -> None:
-        for block in blocks(todo, known=known):
-            merged = recipe.merge(block)
-            emit(block.name, block.start, lines.apply(merged, block, factors[block.name]) if lines else merged)
+        for name, start, stop in todo:
+            out = torch.empty(stop - start, dtype=models.layout[name][1])
+            for block in blocks((name, start, stop), known=known):
+                merged = recipe.merge(block)
+                merged = lines.apply(merged, block, factors[name]) if lines else merged
+                out[block.start - start :][: len(merged)] = merged  # rounded here, once
+            emit(name, start, out)
 
-    known = recipe.conclude(totals(parallel(measure, models.spans(), threads))) if recipe.measure else None
-    parallel(partial(merge, known=known), models.spans(), threads)
+    known = recipe.conclude(totals(parallel(measure, models.chunks(), threads))) if recipe.measure else None
+    parallel(partial(merge, known=known), models.chunks(), threads)
 
 
 def parallel(work: Callable[[Iterable[Span]], Result], todo: Sequence[Span], threads: int) -> list[Result]:
-    """Let every thread do its share of the blocks; the first failure (or Ctrl-C) stops them all."""
+    """Let every thread take the next chunk when it is free; the first failure (or Ctrl-C) stops them all."""
     if threads == 1:
         return [work(todo)]
-    stop = Event()
+    stop, pending = Event(), iter(todo)
 
-    def share(worker: int) -> Iterator[Span]:
-        for span in todo[worker::threads]:
+    def share() -> Iterator[Span]:
+        for span in pending:
             if stop.is_set():
                 return
             yield span
 
-    def guarded(worker: int) -> Result:
+    def guarded() -> Result:
         try:
-            return work(share(worker))
+            return work(share())
         except BaseException:
             stop.set()
             raise
 
     with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(guarded, worker) for worker in range(threads)]
+        futures = [pool.submit(guarded) for _ in range(threads)]
         try:
             return [future.result() for future in futures]
         finally:
@@ -128,16 +147,16 @@ def thresholds(recipe: Recipe, models: Models, threads: int) -> dict[str, list[l
     found = {}
     for vector, names in groups.items():
         ranks = recipe.ranks(sum(map(models.count, names)))
-        found[vector] = _order_statistics(models, models.spans(names), ranks, threads)
+        found[vector] = _order_statistics(models, models.chunks(names), ranks, threads)
     return found
 
 
 def _order_statistics(models: Models, todo: Sequence[Span], ranks: Sequence[int], threads: int) -> list[list[float]]:
-    # Two passes of counting instead of a sort: non-negative floats are ordered like the integers their bits spell.
+    # Two passes of counting instead of a sort: by the upper bits, then by the lower ones where the wanted ranks fall.
     def upper(part: Iterable[Span]) -> np.ndarray:
         bins = np.zeros((len(models.experts), 1 << 16), np.int64)
-        for k, keys in _keys(models, part):
-            count(keys, LOW, bins[k])
+        for k, expert, base in _pairs(models, part):
+            count(expert, base, bins[k])
         return bins
 
     wanted = np.array([max(rank, 1) for rank in ranks])
@@ -147,9 +166,8 @@ def _order_statistics(models: Models, todo: Sequence[Span], ranks: Sequence[int]
 
     def lower(part: Iterable[Span]) -> np.ndarray:
         bins = np.zeros((*high.shape, 1 << LOW), np.int64)
-        for k, keys in _keys(models, part):
-            for r, bin in enumerate(high[k]):
-                count_within(keys, LOW, bin, bins[k, r])
+        for k, expert, base in _pairs(models, part):
+            count_within(expert, base, high[k], bins[k])
         return bins
 
     low = (np.cumsum(sum(parallel(lower, todo, threads)), axis=2) < rest[:, :, None]).sum(axis=2)
@@ -157,9 +175,9 @@ def _order_statistics(models: Models, todo: Sequence[Span], ranks: Sequence[int]
     return [[float(v) if rank else 0.0 for v, rank in zip(row, ranks, strict=True)] for row in values]
 
 
-def _keys(models: Models, part: Iterable[Span]) -> Iterator[tuple[int, np.ndarray]]:
+def _pairs(models: Models, part: Iterable[Span]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     for name, start, stop in part:
         wide = master(models.layout[name][1])
-        base = models.base(name, start, stop).to(wide)
+        base = models.base(name, start, stop).to(wide).numpy()
         for k, read in enumerate(models.experts):  # NaN and Inf are counted too: the passes to come refuse them by name
-            yield k, (read(name, start, stop).to(wide) - base).abs_().float().numpy().view(np.int32)
+            yield k, read(name, start, stop).to(wide).numpy(), base

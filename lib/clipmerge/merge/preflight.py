@@ -10,12 +10,13 @@ import torch
 
 from clipmerge.errors import BadInput
 from clipmerge.merge.deltas import check_layout
-from clipmerge.merge.kernels import BLOCK
+from clipmerge.merge.kernels import BLOCK, chunk
 from clipmerge.merge.registry import Number
 from clipmerge.merge.safefile import Header, Layout, size
 
 MB = 1 << 20
 COPIES = 8  # fp64 blocks that a recipe holds per model, intermediate results included
+BYTES = 20  # per element of a chunk and model: what was read, its delta or fp64 copy, its mask
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def check(
         check_layout(base.layout, other.layout, other.label)
     models = 1 + len(others)
     read = sum(size(*entry) for entry in base.layout.values()) * models * passes
-    working = threads * models * BLOCK * torch.float64.itemsize * COPIES
+    working = threads * models * (BLOCK * torch.float64.itemsize * COPIES + chunk(models) * BYTES)
     counters = (passes > 1) * 3 * threads * models * (1 << 16) * torch.int64.itemsize
     parameters = sum(prod(shape) for shape, _ in mergeable(base.layout).values())
     plan = Plan(models, parameters, read, write_bytes, (working + counters) / MB)

@@ -25,9 +25,9 @@ class Block:
 
     name: str
     start: int
-    base: Float[Tensor, " n"]
-    experts: tuple[Float[Tensor, " n"], ...]
-    fishers: tuple[Float[Tensor, " n"], ...] = ()
+    experts: Float[Tensor, "experts n"]
+    base: Float[Tensor, " n"] | None = None  # unless the recipe said that it does without
+    fishers: Float[Tensor, "experts n"] | None = None
     weights: tuple[float, ...] = ()
     seed: int = 0
     cuts: Sequence[Sequence[float]] = ()  # per expert, the magnitudes at the ranks that the recipe asked for
@@ -35,9 +35,9 @@ class Block:
     dtype: torch.dtype = torch.float32  # of the deltas in memory: fp32 unless the model is fp64
 
     @cached_property
-    def deltas(self) -> list[Float[Tensor, " n"]]:
+    def deltas(self) -> Float[Tensor, "experts n"]:
         """τ_k = θ_k − θ⁰."""
-        return [expert - self.base for expert in self.experts]
+        return torch.from_numpy(self.experts.numpy() - self.base.numpy())  # torch would start threads for so many
 
     def generator(self, expert: int = 0) -> torch.Generator:
         """Random numbers that depend on the seed, the tensor's name, the expert and the place: not on who asks."""
@@ -54,7 +54,7 @@ class Recipe:
     per: what "flat vector" means, the whole "model", each "tower" or each "tensor";
     measure: numbers of one block (with `cuts` known), which are added up exactly over each tensor;
     conclude: makes `block.known` of those sums, given by tensor name;
-    fishers: whether it needs a Fisher diagonal for every expert.
+    fishers: whether it needs a Fisher diagonal for every expert; base: whether it needs the base.
     """
 
     merge: Callable[[Block], Tensor]
@@ -63,6 +63,7 @@ class Recipe:
     measure: Callable[[Block], Sequence[float]] | None = None
     conclude: Callable[[Mapping[str, list[float]]], object] = lambda sums: sums
     fishers: bool = False
+    base: bool = True
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from clipmerge.merge import condu
 from clipmerge.merge.bitmask import packed_size
 from clipmerge.merge.deltas import master
 from clipmerge.merge.folder import ReadRows, Stored
-from clipmerge.merge.kernels import spans
+from clipmerge.merge.kernels import chunk, spans
 from clipmerge.merge.passes import Reader, Span
 from clipmerge.merge.preflight import mergeable
 from clipmerge.merge.safefile import Header, Layout, reading
@@ -22,9 +22,9 @@ from clipmerge.merge.safefile import Header, Layout, reading
 Progress = Callable[[int, int], None] | None  # called with (elements done, elements in all)
 
 
-def blocks(layout: Layout) -> list[Span]:
-    """All blocks of all tensors, in sorted order."""
-    return [(name, *span) for name in sorted(layout) for span in spans(prod(layout[name][0]))]
+def chunks(layout: Layout, models: int) -> list[Span]:
+    """All chunks of all tensors, in sorted order, of a size for so many models."""
+    return [(name, *span) for name in sorted(layout) for span in spans(prod(layout[name][0]), chunk(models))]
 
 
 def deltas_of(base: Header) -> Layout:
@@ -36,12 +36,12 @@ def deltas_of(base: Header) -> Layout:
 def readers(
     files: Sequence[Header], backend: str, passes: int = 1, progress: Progress = None
 ) -> Iterator[list[Reader]]:
-    """Open files for reading; progress is counted on the first, which every pass reads once."""
+    """Open files for reading; progress is counted on the last, which every pass reads once."""
     with ExitStack() as stack:
         opened = [stack.enter_context(reading(file, backend)) for file in files]
         if progress:
             total = passes * sum(prod(shape) for shape, _ in mergeable(files[0].layout).values())
-            opened[0] = _counted(opened[0], total, progress)
+            opened[-1] = _counted(opened[-1], total, progress)
         yield opened
 
 
@@ -59,8 +59,8 @@ def _counted(read: Reader, total: int, progress: Callable[[int, int], None]) -> 
 
 
 def check_buffers(base: Header, experts: Sequence[Header], opened: Sequence[Reader]) -> list[Span]:
-    """Blocks of the tensors that are not merged, after checking that they are the same in all models."""
-    kept = blocks({name: entry for name, entry in base.layout.items() if name not in mergeable(base.layout)})
+    """Chunks of the tensors that are not merged, after checking that they are the same in all models."""
+    kept = chunks({name: entry for name, entry in base.layout.items() if name not in mergeable(base.layout)}, 2)
     for span in kept:
         expected = opened[0](*span)
         for expert, read in zip(experts, opened[1:], strict=True):
@@ -74,26 +74,24 @@ def check_buffers(base: Header, experts: Sequence[Header], opened: Sequence[Read
 def differences(layout: Layout, base: Reader, *experts: Reader) -> ReadRows:
     """Read δ = θ − θ⁰ of every expert; the base is read once."""
 
-    def rows(name: str, start: int, stop: int) -> np.ndarray:
+    def rows(name: str, start: int, stop: int, out: np.ndarray) -> None:
         wide = layout[name][1]
-        origin, out = base(name, start, stop).to(wide), torch.empty(len(experts), stop - start, dtype=wide)
-        for row, read in zip(out, experts, strict=True):
-            torch.sub(read(name, start, stop).to(wide), origin, out=row)
-        return out.numpy()
+        origin = base(name, start, stop).to(wide).numpy()
+        for row, read in zip(out, experts, strict=True):  # numpy: torch would start threads for so many elements
+            np.subtract(read(name, start, stop).to(wide).numpy(), origin, out=row)
 
     return rows
 
 
 @contextmanager
 def reconstructions(source: Stored, backend: str, progress: Progress = None) -> Iterator[ReadRows]:
-    """Read δ̃ = λ M ⊙ u of every stored task, rebuilt block by block."""
+    """Read δ̃ = λ M ⊙ u of every stored task, rebuilt chunk by chunk."""
     masks = [task.masks for task in source.tasks]
     with readers([source.delta], backend, 1, progress) as (dense,), readers(masks, backend) as bits:
 
-        def rows(name: str, start: int, stop: int) -> np.ndarray:
+        def rows(name: str, start: int, stop: int, out: np.ndarray) -> None:
             unified = dense(name, start, stop).numpy()
-            packed = (read(name, start // 8, packed_size(stop)).numpy() for read in bits)
-            rebuilt = [condu.reconstruct(unified, m, t.rescaler) for m, t in zip(packed, source.tasks, strict=True)]
-            return np.stack(rebuilt)
+            for row, read, task in zip(out, bits, source.tasks, strict=True):
+                condu.reconstruct(unified, read(name, start // 8, packed_size(stop)).numpy(), task.rescaler, row)
 
         yield rows

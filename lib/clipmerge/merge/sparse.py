@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from clipmerge.errors import BadInput
+from clipmerge.merge import loops
 from clipmerge.merge.registry import Block, Number, Recipe, among, group, technique, within
 
 PER = ("model", "tower", "tensor")
@@ -24,8 +26,13 @@ def ties(
     vector that is trimmed, the whole "model" (paper), each "tower" (TIME) or each "tensor". `zero`: sign where the sum
     is exactly 0, "majority" of all elected signs (both codes) or "none" (such coordinates do not move).
     """
-    trimmed, ranks = _trim(keep, prune)
-    return _elect_and_mean(trimmed, scale, zero, per, ranks=ranks)
+    within("keep", keep, 0, 1)
+    prune = None if prune is None else within("prune", prune, 0, 1)
+
+    def ranks(count: int) -> tuple[int]:  # rank 0: nothing is trimmed
+        return (min(count, count - int(keep * count) if prune is None else int(prune * count)),)
+
+    return _elect_and_mean(_trimmed, scale, zero, per, ranks=ranks)
 
 
 @technique(random=True)
@@ -40,9 +47,9 @@ def dare_ties(drop: Number = 0.8, scale: Number = 1.0, zero: str = "majority", p
     if drop == 1:
         raise BadInput("drop: expected a probability below 1, found 1")
 
-    def thinned(block: Block) -> list[Tensor]:
+    def thinned(block: Block) -> Tensor:
         kept = (torch.rand(d.shape, generator=block.generator(k)) >= drop for k, d in enumerate(block.deltas))
-        return [d * mask / (1 - drop) for d, mask in zip(block.deltas, kept, strict=True)]
+        return torch.stack([d * mask / (1 - drop) for d, mask in zip(block.deltas, kept, strict=True)])
 
     return _elect_and_mean(thinned, scale, zero, per)
 
@@ -68,52 +75,32 @@ def breadcrumbs_ties(
     def ranks(count: int) -> tuple[int, int]:
         return int(prune * count), count - int(top * count)
 
-    def trimmed(block: Block) -> list[Tensor]:
-        pairs = zip(block.deltas, block.cuts, strict=True)
-        return [d * magnitude(d).ge_(low) * magnitude(d).le_(high) for d, (low, high) in pairs]
-
     total = among("merge", merge, ("mean", "sum")) == "sum"
-    return _elect_and_mean(trimmed, scale, zero, per, total, ranks)
+    return _elect_and_mean(_trimmed, scale, zero, per, total, ranks)
 
 
-def magnitude(delta: Tensor) -> Tensor:
-    """|τ| in fp32, the precision in which magnitudes are ranked.
-
-    It is compared in place, `magnitude(d).ge_(cut)`: ones and zeros as floats take a quarter of the time of booleans.
-    """
-    return delta.float().abs_()
-
-
-def _trim(keep: Number, prune: Number | None) -> tuple[Callable[[Block], list[Tensor]], Ranks]:
-    within("keep", keep, 0, 1)
-    prune = None if prune is None else within("prune", prune, 0, 1)
-
-    def ranks(count: int) -> tuple[int]:  # rank 0: nothing is trimmed
-        return (min(count, count - int(keep * count) if prune is None else int(prune * count)),)
-
-    def trimmed(block: Block) -> list[Tensor]:
-        return [d * magnitude(d).ge_(cut) for d, (cut,) in zip(block.deltas, block.cuts, strict=True)]
-
-    return trimmed, ranks
+def _trimmed(block: Block) -> Tensor:
+    """The deltas, 0 where |τ| in fp32, the precision in which magnitudes are ranked, is not within the cuts."""
+    low, *high = np.array(block.cuts, np.float64).T
+    out = torch.empty_like(block.deltas)
+    loops.trim(block.deltas.numpy(), low, high[0] if high else np.full_like(low, np.inf), out.numpy())
+    return out
 
 
 def _elect_and_mean(
-    thin: Callable[[Block], list[Tensor]], scale: Number, zero: str, per: str, total: bool = False, ranks: Ranks = None
+    thin: Callable[[Block], Tensor], scale: Number, zero: str, per: str, total: bool = False, ranks: Ranks = None
 ) -> Recipe:
     among("per", per, PER)
     among("zero", zero, ("majority", "none"))
 
     def merge(block: Block) -> Tensor:
-        thinned = thin(block)
-        sign = sum(thinned).sign_()
-        if block.known:
-            sign += block.known[group(block.name, per)] * (sign == 0)
-        agree = [(d * sign).gt_(0) for d in thinned]
-        count = 1 if total else sum(agree).clamp_(min=1)
-        return block.base + scale * (sum(d * a for d, a in zip(thinned, agree, strict=True)) / count)
+        otherwise = block.known[group(block.name, per)] if block.known else 0.0
+        update = torch.empty_like(block.base)
+        loops.elect_and_combine(thin(block).numpy(), otherwise, not total, update.numpy())
+        return block.base + scale * update
 
     def signs(block: Block) -> list[float]:
-        return [sum(thin(block)).sign_().sum().item()]
+        return [float(loops.balance(thin(block).numpy()))]
 
     def majority(sums: Mapping[str, list[float]]) -> dict[str, float]:
         votes = defaultdict(float)

@@ -1,4 +1,4 @@
-"""The merge room file to file: any number of models of any size, a few blocks in memory at a time.
+"""The merge room file to file: any number of models of any size, a few chunks in memory at a time.
 
 Same results as in memory, bit for bit, whatever the number of threads. Inputs and outputs are safetensors; a unified
 model is a folder (see `folder`). Everywhere: `memory_budget_mb` is checked against a prediction before work starts;
@@ -20,7 +20,7 @@ from clipmerge.merge.passes import Models, run
 from clipmerge.merge.preflight import check, mergeable, room
 from clipmerge.merge.registry import Number
 from clipmerge.merge.safefile import header, size, writing
-from clipmerge.merge.sources import Progress, blocks, check_buffers, deltas_of, differences, readers, reconstructions
+from clipmerge.merge.sources import Progress, check_buffers, chunks, deltas_of, differences, readers, reconstructions
 
 File = str | Path
 
@@ -74,8 +74,9 @@ def extend(
         check_buffers(theta, [tuned], pair)
         new = differences(layout, *pair)
 
-        def rows(*span: str | int) -> np.ndarray:
-            return np.concatenate([old(*span), new(*span)])
+        def rows(name: str, start: int, stop: int, out: np.ndarray) -> None:
+            old(name, start, stop, out[:-1])
+            new(name, start, stop, out[-1:])
 
         return folder.write(out, layout, rows, names, source.rescaler, threads)
 
@@ -100,11 +101,12 @@ def decouple(
         reconstructions(one, backend) as rows,
         writing(out, theta.layout, (base and theta.meta) or None) as put,
     ):
-        for name, start, stop in blocks(theta.layout):
+        for name, start, stop in chunks(theta.layout, 2):
             value = read(name, start, stop)
             if name in source.delta.layout:
-                delta = torch.from_numpy(rows(name, start, stop)[0])
-                value = value + delta if base else delta
+                delta = torch.empty(1, stop - start, dtype=source.delta.layout[name][1])
+                rows(name, start, stop, delta.numpy())
+                value = value + delta[0] if base else delta[0]
             put(name, start, value)
     return Path(out)
 
