@@ -15,6 +15,7 @@ from torch import Tensor
 from clipmerge.clip import augment, finetune, pool, pretrain, prompts
 from clipmerge.clip.datasets import Dataset, validation_split
 from clipmerge.errors import BadInput
+from clipmerge.merge.registry import Number
 
 Classes = Mapping[str, Sequence[int]]  # dataset name → class numbers
 
@@ -50,7 +51,7 @@ def source(datasets: Mapping[str, Dataset], classes: Classes, held_out: int | No
     return Source(tuple(datasets[name] for name in used), torch.cat(rows))
 
 
-def shares(mixture: Sequence[float], has_past: bool) -> tuple[float, float, float]:
+def shares(mixture: Sequence[Number], has_past: bool) -> tuple[float, float, float]:
     """Shares (pretraining, update, buffer) summing to one.
 
     In the first task there is no past: its share is split between the two others, where they have one themselves.
@@ -64,7 +65,7 @@ def shares(mixture: Sequence[float], has_past: bool) -> tuple[float, float, floa
     return pretraining + half, update + buffer - half, 0.0
 
 
-def counts(batch: int, mixture: Sequence[float], has_past: bool) -> tuple[int, int, int]:
+def counts(batch: int, mixture: Sequence[Number], has_past: bool) -> tuple[int, int, int]:
     """How many pairs of a batch are (pretraining, update, buffer); the update takes what rounding leaves over."""
     pretraining, _, buffer = (round(batch * share) for share in shares(mixture, has_past))
     if pretraining + buffer >= batch:

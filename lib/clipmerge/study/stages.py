@@ -11,7 +11,8 @@ from clipmerge import files
 from clipmerge.clip import adapt, manifests, pool, replay
 from clipmerge.errors import BadInput
 from clipmerge.merge import techniques
-from clipmerge.study import experts, streams, timesteps
+from clipmerge.merge.registry import Number
+from clipmerge.study import experts, streams, timesteps, timetrain
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
 from clipmerge.study.streams import Stream
@@ -29,8 +30,8 @@ class Setting:
     stream: Stream
     seed: int = 0
     model: str = ""
-    mixture: Sequence[float] = ()
-    compute: float = 1.0
+    mixture: Sequence[Number] = ()
+    compute: Number = 1.0
     held_out: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +58,7 @@ class Blend:
 
     experts: tuple[Step, ...]
     technique: str = "average"
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Number, ...] | None = None
     options: Mapping[str, object] = field(default_factory=dict)
     with_base: bool = False
 
@@ -70,31 +71,30 @@ def train(setting: Setting, task: int, start: Step | None) -> Step:
     chunks = setting.stream.chunks
     update = streams.by_dataset(chunks[task])
     past = [pair for chunk in chunks[:task] for pair in chunk]
-    has_buffer = bool(past) and replay.shares(setting.mixture, True)[2] > 0
-    buffer = streams.by_dataset(past) if has_buffer else {}
     time = setting.profile.temporal
+    sizes = replay.counts(time.batch, setting.mixture, has_past=bool(past))
+    buffer = streams.by_dataset(past) if sizes[2] else {}
     recipe = adapt.Recipe(
         setting.steps, time.batch, time.lr, time.warmup, time.floor, time.weight_decay, time.clip_norm, *time.betas
     )
-    mixture = list(replay.shares(setting.mixture, has_past=has_buffer))
     config = {
         "model": setting.model,
         "number": task,
         "recipe": asdict(recipe),
         "scale_min": time.scale_min,
-        "mixture": mixture,
-        "pool": files.digest(pool.recipe()) if mixture[0] else None,
+        "sizes": sizes,
+        "pool": files.digest(pool.recipe()) if sizes[0] else None,
         "update": update,
         "buffer": buffer,
         "data": [experts.task_config(setting.profile, name) for name in sorted({*update, *buffer})],
         "held_out": setting.held_out,
     }
     inputs = experts.base_inputs(setting.model) | ({"start": start} if start else {})
-    return Step(timesteps.train, f"{setting.label}/train/{task + 1:03d}", config, inputs, setting.seed)
+    return Step(timetrain.train, f"{setting.label}/train/{task + 1:03d}", config, inputs, setting.seed)
 
 
 def fold(
-    setting: Setting, expert: Step, running: Step | None, technique: str, weight: float | None, options: Mapping
+    setting: Setting, expert: Step, running: Step | None, technique: str, weight: Number | None, options: Mapping
 ) -> Step:
     """The moving average after one more expert; `running` None is the base."""
     config = {"model": setting.model, "technique": technique, "weight": weight, "options": dict(options)}

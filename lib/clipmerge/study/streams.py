@@ -48,7 +48,7 @@ def make(profile: Profile, order: str = "random", seed: int = 0, tasks: int | No
         turn = {name: i for i, name in enumerate(dice.sample(names, len(names)))}
         every.sort(key=lambda pair: turn[pair[0]])  # stable: within a dataset the shuffle stays
     if order == "similarity":
-        every = walk(every, _texts(profile, every))
+        every = walk(every, texts(profile, every))
     cuts = np.linspace(0, len(every), tasks + 1).round().astype(int).tolist()
     return Stream(order, seed, tuple(tuple(every[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)))
 
@@ -73,8 +73,8 @@ def walk(every: Sequence[Pair], features: Float[Tensor, "n dim"]) -> list[Pair]:
     return [every[i] for i in path]
 
 
-def _texts(profile: Profile, every: Sequence[Pair]) -> Float[Tensor, "n dim"]:
-    """Text features of the base, one per pair, from a cached step."""
+def texts(profile: Profile, every: Sequence[Pair]) -> Float[Tensor, "n dim"]:
+    """Unit text features of the base, one per pair, from a cached step."""
     config = {
         "model": profile.model,
         "digests": {name: manifests.load(name).digest for name in profile.temporal.adaptation},

@@ -15,6 +15,7 @@ import pandas as pd
 from clipmerge import files
 from clipmerge.errors import BadInput
 from clipmerge.merge import ema, recency, techniques
+from clipmerge.merge.registry import Number
 from clipmerge.study import metrics, results, stages, store, timesteps
 from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
@@ -39,7 +40,7 @@ class Strategy:
     init: str = "ema"
     deploy: str = "ema"
     technique: str = "average"
-    ema_weight: float | None = None
+    ema_weight: Number | None = None
     fold_start: str = "base"
     options: Mapping[str, object] = field(default_factory=dict)
     recency: str = "uniform"
@@ -137,7 +138,7 @@ def plan(
     init: str = "ema",
     deploy: str = "ema",
     technique: str = "average",
-    ema_weight: float | None = None,
+    ema_weight: Number | None = None,
     *,
     profile: Profile,
     seed: int = 0,

@@ -1,4 +1,4 @@
-"""Step functions of TIME: train on one task, fold, merge, grade. `stages` makes steps of them, `temporal` the loop.
+"""Step functions of TIME after training: fold, merge, grade. `stages` makes steps of them, `temporal` the loop.
 
 Models travel as deltas from the base (`experts.DELTA`), so whatever takes an expert takes these too. Those to be merged
 are inputs named ``expert.000``, ``expert.001`` and so on, oldest first.
@@ -12,34 +12,14 @@ import torch
 from torch import Tensor
 
 from clipmerge import files
-from clipmerge.clip import adapt, evaluate, models, replay
+from clipmerge.clip import evaluate, models
 from clipmerge.clip.datasets import Dataset, validation_split
 from clipmerge.merge import deltas, ema, techniques
 from clipmerge.merge.lines import Lines
 from clipmerge.study import experts
-from clipmerge.study.steps import accelerator
 
-LOG, ACCURACY = "log.json", "accuracy.json"
+ACCURACY = "accuracy.json"
 State = dict[str, Tensor]
-
-
-def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: train the base, or ``start``, on the pairs of one task mixed with replay; writes delta and log."""
-    model, base = _base(config["model"])
-    if "start" in inputs:
-        model.load_state_dict(deltas.apply_delta(base, experts.delta(inputs["start"])))
-    data = {task["task"]: experts.dataset(task) for task in config["data"]}
-    update = replay.source(data, config["update"], config["held_out"])
-    buffer = replay.source(data, config["buffer"], config["held_out"]) if config["buffer"] else None
-    recipe = adapt.Recipe(**config["recipe"])
-    sizes = replay.counts(recipe.batch, config["mixture"], buffer is not None)
-
-    def batch(generator: torch.Generator) -> replay.Batch:
-        return replay.mixed(sizes, update, buffer, config["scale_min"], generator)
-
-    log = adapt.adapt(model.to(accelerator()), config["model"], batch, recipe, seed, config["number"])
-    _save(out, model.cpu().state_dict(), base)
-    files.write_json(out / LOG, log)
 
 
 def fold(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
