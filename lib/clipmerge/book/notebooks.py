@@ -19,6 +19,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from clipmerge import files, paths
+from clipmerge.book import costs
 from clipmerge.errors import BadInput
 
 PARAMETERS = {"profile": str, "seed": int, "out": str}
@@ -141,27 +142,6 @@ def _normal_output(output: NotebookNode, count: int) -> NotebookNode:
     return nbformat.from_dict(output)
 
 
-def cost(record: Mapping | None) -> str:
-    """The cost box: what running this notebook took, from the runner's record (None: not measured yet)."""
-    if record is None:
-        return "> **Cost:** not measured yet."
-    measured = f"{record['cold_minutes']:.1f} minutes from an empty cache, {record['cold_peak_mb']:.0f} MB of memory"
-    return f"> **Cost** of this notebook ({record['profile']} profile, {record['machine']}): {measured}."
-
-
-def cost_table(records: Mapping[str, Mapping]) -> str:
-    """The README's table: what each notebook took, from the runner's records by notebook."""
-    lines = ["| notebook | minutes, empty cache | memory |", "|---|--:|--:|"]
-    lines += [f"| {n} | {r['cold_minutes']:.1f} | {r['cold_peak_mb'] / 1000:.1f} GB |" for n, r in records.items()]
-    total, first = sum(r["cold_minutes"] for r in records.values()), next(iter(records.values()))
-    lines += [
-        f"| **all** | **{total:.0f}** | |",
-        "",
-        f"Measured at the {first['profile']} profile: {first['machine']}.",
-    ]
-    return "\n".join(lines)
-
-
 def between(text: str, mark: str, content: str) -> str:
     """Replace what stands between ``<!-- mark -->`` and ``<!-- /mark -->``; text without the marks stays as it is."""
     start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
@@ -184,13 +164,13 @@ def refresh(profile: str = "laptop") -> list[str]:
 
     A notebook whose code differs from the executed one is refused: its stored outputs would not be its own.
     """
-    siblings, changed, costs = every(), [], {}
+    siblings, changed, records = every(), [], {}
     for path in siblings:
         executed = paths.cache("executed", profile, path.name)
         record = paths.cache("executed", profile, f"{path.stem}.json")
         if not executed.exists() or not record.exists():
             raise BadInput(f"{path.name}: expected an executed copy, found none: run `make figures` first")
-        costs[path.stem] = json.loads(record.read_text(encoding="utf8"))
+        records[path.stem] = json.loads(record.read_text(encoding="utf8"))
         nb, source = normalise(read(executed)), read(path)
         if [cell.source for cell in code_cells(nb)] != [cell.source for cell in code_cells(source)]:
             raise BadInput(f"{path.name}: expected the code that was executed, found other code: run `make figures`")
@@ -200,14 +180,14 @@ def refresh(profile: str = "laptop") -> list[str]:
             if "navigation" in tags(cell):
                 cell.source = navigation(path, siblings)
             if "cost" in tags(cell):
-                cell.source = cost(costs[path.stem])
+                cell.source = costs.box(records[path.stem])
         text = nbformat.writes(nb, version=4) + "\n"
         if text != path.read_text(encoding="utf8"):
             files.write_text(path, text)
             changed.append(path.stem)
     readme = paths.notebooks().parent / "README.md"
-    if costs and readme.exists():
-        files.write_text(readme, between(readme.read_text(encoding="utf8"), "cost", cost_table(costs)))
+    if records and readme.exists():
+        files.write_text(readme, between(readme.read_text(encoding="utf8"), "cost", costs.table(records)))
     return changed
 
 

@@ -29,9 +29,10 @@ from clipmerge import files, paths
 from clipmerge.book import keys, notebooks
 from clipmerge.book.progress import QUIET
 from clipmerge.errors import BadInput
-from clipmerge.study import profiles
+from clipmerge.study import ledger, profiles
 
 OVERRIDE = "CLIPMERGE_PROFILE"  # as in `setup`, so that the two never disagree
+LEDGER = "steps.json"
 
 
 class Failed(Exception):
@@ -92,13 +93,13 @@ def execute(job: Job, parts: dict[str, str]) -> dict:
     """Run one notebook and return its record, written last; raises `Failed` naming the cell."""
     partial, failed = job.file(".partial.ipynb"), job.file(".failed.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    before = _record(job)
     for stale in (job.file(".json"), failed):
         stale.unlink(missing_ok=True)
     started, clock = time.time(), time.perf_counter()
     try:
-        with _peak_memory() as peak:
-            _papermill(job, partial)
+        with _kernel_surroundings() as folder, _peak_memory() as peak:
+            _papermill(job, partial, folder)
+            spent = _spent(folder)
     except KeyboardInterrupt:
         partial.unlink(missing_ok=True)
         raise
@@ -113,26 +114,34 @@ def execute(job: Job, parts: dict[str, str]) -> dict:
         os.replace(partial, failed)
         raise Failed(f"it ran, but did not make {', '.join(missing)}, which its metadata declares")
     os.replace(partial, job.file(".ipynb"))
-    cost = {"minutes": round((time.perf_counter() - clock) / 60, 2), "peak_mb": round(peak[0])}
-    # Most runs find a warm cache. What a notebook costs is its longest run since the cache was last emptied.
-    cold = {f"cold_{name}": max(value, before.get(f"cold_{name}", 0)) for name, value in cost.items()}
-    machine = f"{psutil.cpu_count()} cores, {job.profile.device}"
-    record = {"parts": parts, "profile": job.profile.name, "machine": machine, **cost, **cold}
+    seconds = time.perf_counter() - clock
+    cost = {"minutes": round(seconds / 60, 2), "own_seconds": round(seconds - spent["waited"], 2)}
+    memory = {"peak_mb": round(peak["all"]), "notebook_mb": round(peak["notebook"])}
+    place = {"machine": f"{psutil.cpu_count()} cores, {job.profile.device}", "workers": job.profile.workers}
+    record = {"parts": parts, "profile": job.profile.name, **place, **cost, **memory, "steps": spent["steps"]}
     files.write_json(job.file(".json"), record)
     return record
 
 
-def _papermill(job: Job, output: Path) -> None:
-    """Execute in a kernel of this environment."""
+def _spent(folder: Path) -> dict:
+    """What the kernel said of the steps it met; a notebook without steps says nothing."""
+    said = folder / LEDGER
+    return json.loads(said.read_text(encoding="utf8")) if said.exists() else {"waited": 0.0, "steps": {}}
+
+
+def _papermill(job: Job, output: Path, folder: Path) -> None:
+    """Execute in a kernel of this environment, whose connection file and sockets go to `folder`."""
     import papermill  # slow to import, and not needed when nothing has changed
     from traitlets.config import Config
 
     parameters = {"profile": job.argument, "seed": job.seed, "out": job.out}
-    # Unix sockets instead of TCP ports: kernels started at the same time race for ports.
-    transport = {} if os.name == "nt" else {"config": Config({"KernelManager": {"transport": "ipc"}})}
+    manager = {"connection_file": str(folder / "kernel.json")}
+    if os.name != "nt":  # Unix sockets instead of TCP ports: kernels started at the same time race for ports
+        manager |= {"transport": "ipc", "ip": str(folder / "kernel")}
     options = {"kernel_name": "python3", "language": "python", "progress_bar": False, "iopub_timeout": 60}
-    with _kernel_surroundings():
-        papermill.execute_notebook(str(job.path), str(output), parameters, **options, **transport)
+    papermill.execute_notebook(
+        str(job.path), str(output), parameters, config=Config({"KernelManager": manager}), **options
+    )
 
 
 def run(jobs: list[Job], force: bool = False) -> int:
@@ -196,14 +205,14 @@ def _made(job: Job, id: str, since: float) -> bool:
 
 
 @contextmanager
-def _kernel_surroundings() -> Iterator[None]:
-    """Quiet, one thread, and a short folder for connection files: names of Unix sockets may not be long."""
+def _kernel_surroundings() -> Iterator[Path]:
+    """Quiet, one thread, and a folder for ledger and sockets, which is short: names of sockets may not be long."""
     before = dict(os.environ)
     runtime = tempfile.mkdtemp(prefix="clipmerge-")
-    os.environ.update({QUIET: "1", "JUPYTER_RUNTIME_DIR": runtime})
+    os.environ.update({QUIET: "1", "JUPYTER_RUNTIME_DIR": runtime, ledger.FILE: str(Path(runtime, LEDGER))})
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        yield
+        yield Path(runtime)
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -211,17 +220,18 @@ def _kernel_surroundings() -> Iterator[None]:
 
 
 @contextmanager
-def _peak_memory() -> Iterator[list[float]]:
-    """A list whose one number becomes the largest memory (MB) of kernel and workers together, sampled."""
-    peak, done, runner = [0.0], threading.Event(), psutil.Process()
+def _peak_memory() -> Iterator[dict[str, float]]:
+    """The largest memory (MB), sampled: of the ``notebook``, a child of this process, and of ``all`` it starts too."""
+    peak, done, runner = {"notebook": 0.0, "all": 0.0}, threading.Event(), psutil.Process()
 
     def watch() -> None:
         while not done.wait(0.2):
-            total = 0
-            for child in runner.children(recursive=True):
-                with suppress(psutil.Error):  # it has just ended
-                    total += child.memory_info().rss
-            peak[0] = max(peak[0], total / 1e6)
+            for name in peak:
+                total = 0
+                for child in runner.children(recursive=name == "all"):
+                    with suppress(psutil.Error):  # it has just ended
+                        total += child.memory_info().rss
+                peak[name] = max(peak[name], total / 1e6)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

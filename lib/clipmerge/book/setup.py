@@ -21,7 +21,7 @@ import psutil
 
 from clipmerge import files, paths
 from clipmerge.errors import BadInput
-from clipmerge.study import profiles
+from clipmerge.study import ledger, profiles
 
 OVERRIDE = "CLIPMERGE_PROFILE"
 LIBRARIES = ("clipmerge", "torch", "open_clip_torch", "numpy", "pandas", "matplotlib")
@@ -39,8 +39,10 @@ class Run:
     started: float
 
     def cost(self) -> dict[str, float]:
-        """Minutes since `setup` and the peak memory (MB) of this process so far."""
-        minutes = (time.perf_counter() - self.started) / 60
+        """Minutes that this run would have taken so far from an empty cache, peak memory (MB) of this process."""
+        spent = ledger.cost()
+        own = time.perf_counter() - self.started - spent["waited"]
+        minutes = ledger.minutes(own, spent["steps"].values(), self.profile.workers)
         return {"minutes": round(minutes, 2), "peak_mb": round(_peak_mb())}
 
 
@@ -54,13 +56,15 @@ def setup(profile: str = "laptop", seed: int = 0, out: str = "") -> Run:
         raise BadInput(f"seed: expected a whole number from 0 up, found {seed!r}")
     if not isinstance(out, str) or "{" in out:
         raise BadInput(f"out: expected a folder name without braces, or '' for figures/<profile>; found {out!r}")
+    from clipmerge.study.steps import accelerator
+
     chosen = profiles.load(os.environ.get(OVERRIDE) or profile)
     make_deterministic(seed)
     _style()
     _tell()
     folder = Path(out).expanduser().resolve() if out else paths.figures(chosen.name)
     folder.mkdir(parents=True, exist_ok=True)
-    device = pick_device(chosen.device)
+    device = accelerator() if chosen.device == "auto" else chosen.device
     record = {"profile": chosen.name, "seed": seed, "device": device, **_facts()}
     return Run(chosen, seed, folder, device, record, time.perf_counter())
 
@@ -75,17 +79,6 @@ def make_deterministic(seed: int) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)  # MPS lacks some of them
-
-
-def pick_device(wanted: str = "auto") -> str:
-    """CUDA if there is one, else Apple's MPS, else the CPU; or the device a profile insists on."""
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _style() -> None:

@@ -31,7 +31,7 @@ import psutil
 
 from clipmerge import files, paths
 from clipmerge.errors import BadInput
-from clipmerge.study import engine, sandbox
+from clipmerge.study import engine, ledger, sandbox
 from clipmerge.study.steps import DONE, Step, changes, surroundings
 
 log = logging.getLogger(__name__)
@@ -47,13 +47,14 @@ def get(step: Step) -> Path:
 def build(steps: Iterable[Step], workers: int = 1, progress: engine.Progress | None = None) -> list[Path]:
     """The folders of `steps`; what is missing is computed, each step as soon as what it needs is there."""
     steps = list(steps)
+    ledger.meet(steps)
     missing = _missing(steps)
     for step in missing:
         log.info(why(step))
     detached = [_detached(step) for step in missing]
     number = {step.folder: index for index, step in enumerate(missing)}
     needs = [[number[path] for path in step.inputs.values() if path in number] for step in detached]
-    with sandbox.terminable():
+    with ledger.computing(), sandbox.terminable():
         engine.flow(_compute, detached, needs, workers=workers, progress=progress)
     _outcomes.update({step.folder: "computed" for step in missing})
     return [step.folder for step in steps]

@@ -55,7 +55,8 @@ def book(tmp_path, monkeypatch):
         nb = toy(title)
         nbformat.write(nb, tmp_path / f"{name}.ipynb")
         nbformat.write(executed(nb), folder / f"{name}.ipynb")
-        record = {"profile": "laptop", "machine": "2 cores, cpu", "cold_minutes": 3.21, "cold_peak_mb": 812}
+        record = {"profile": "laptop", "machine": "2 cores, cpu", "workers": 2, "own_seconds": 192.6, "steps": {}}
+        record |= {"peak_mb": 812, "notebook_mb": 700}
         (folder / f"{name}.json").write_text(json.dumps(record))
     return tmp_path
 
@@ -115,16 +116,10 @@ def test_damaged_notebook_is_named(tmp_path):
     (tmp_path / "10_bad.ipynb").write_text("{")
     with pytest.raises(BadInput, match="10_bad.ipynb: expected a notebook"):
         notebooks.read(tmp_path / "10_bad.ipynb")
-    assert notebooks.cost(None) == "> **Cost:** not measured yet."
 
 
-def test_the_readmes_cost_table_stands_between_its_marks():
-    record = {"profile": "laptop", "machine": "2 cores, cpu"}
-    records = {"10_a": record | {"cold_minutes": 3.21, "cold_peak_mb": 812}}
-    records["11_b"] = record | {"cold_minutes": 10.0, "cold_peak_mb": 1500}
-    table = notebooks.cost_table(records)
-    assert "| 10_a | 3.2 | 0.8 GB |" in table and "| **all** | **13** | |" in table
-    page = notebooks.between("before\n<!-- cost -->\nold\n<!-- /cost -->\nafter", "cost", table)
-    assert page == f"before\n<!-- cost -->\n{table}\n<!-- /cost -->\nafter"
-    assert notebooks.between(page, "cost", table) == page
-    assert notebooks.between("no marks", "cost", table) == "no marks"
+def test_a_block_stands_between_its_marks():
+    page = notebooks.between("before\n<!-- cost -->\nold\n<!-- /cost -->\nafter", "cost", "new")
+    assert page == "before\n<!-- cost -->\nnew\n<!-- /cost -->\nafter"
+    assert notebooks.between(page, "cost", "new") == page
+    assert notebooks.between("no marks", "cost", "new") == "no marks"

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -11,8 +12,8 @@ import torch
 
 from clipmerge import paths
 from clipmerge.book import setup
-from clipmerge.book.setup import pick_device
 from clipmerge.errors import BadInput
+from clipmerge.study import profiles, steps
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def test_run_says_what_it_works_with(tmp_path, monkeypatch):
     facts = json.loads(json.dumps(run.record))
     assert facts["profile"] == "laptop" and facts["threads"] == 1
     assert torch.__version__.startswith(facts["versions"]["torch"])
-    assert run.device == pick_device(run.profile.device)
+    assert run.profile.device == "auto" and run.device == steps.accelerator()
 
 
 def test_environment_overrides_the_profile(tmp_path, monkeypatch):
@@ -59,9 +60,10 @@ def test_environment_overrides_the_profile(tmp_path, monkeypatch):
     assert setup("laptop").out == tmp_path / "smoke"
 
 
-def test_an_insisted_device_is_kept():
-    assert pick_device("cpu") == "cpu"
-    assert pick_device() in ("cpu", "cuda", "mps")
+def test_an_insisted_device_is_kept(tmp_path, monkeypatch):
+    insists = replace(profiles.load("smoke"), device="mps")
+    monkeypatch.setattr(profiles, "load", lambda name: insists)
+    assert setup("smoke", 0, str(tmp_path)).device == "mps"
 
 
 @pytest.mark.parametrize("seed", [-1, True])
