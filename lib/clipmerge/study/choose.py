@@ -27,7 +27,7 @@ from clipmerge.study.steps import Step
 
 HELD_OUT = 0  # seed of the validation split
 LAMBDAS = (0.01, 0.1, 1.0)
-WIDTHS, RIDGES, SHARES = (512, 1024, 2048), (0.01, 0.1, 1.0, 10.0), (0.5, 0.7, 0.8, 0.9, 0.95)
+WIDTHS, RIDGES, SHARES = (1024, 2048), (0.001, 0.01, 0.1, 1.0), (0.5, 0.8, 0.9, 0.95, 1.0)
 
 
 def held(data: datasets.Dataset) -> datasets.Dataset:

@@ -1,0 +1,207 @@
+"""Baselines: their losses against numbers worked out by hand, their algebra, and each of them on three tiny tasks."""
+
+from dataclasses import replace
+from math import exp, log
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from clipmerge import files
+from clipmerge.clip import models
+from clipmerge.errors import BadInput
+from clipmerge.study import (
+    baselines,
+    ddas,
+    distill,
+    experts,
+    joint,
+    moe,
+    orders,
+    profiles,
+    rail,
+    reference,
+    sequential,
+    store,
+)
+
+SMOKE = profiles.load("smoke")
+TASKS = ("digits", "solarcells", "landcover")  # few classes each: their heads cost little
+TINY = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
+
+
+def test_distillation_by_hand():
+    teacher, student = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    p, q = 1 / (1 + exp(-1)), log(1 + exp(-1))  # at T = 2 the logits are 1 and 0
+    assert distill.soften(teacher, student, 2.0).item() == pytest.approx(4 * (p * (1 + q) + (1 - p) * q), rel=1e-6)
+
+
+def test_both_ways_looks_along_rows_and_columns():
+    w = torch.eye(2)
+    old, new = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]])
+    expected = distill.soften(10 * old, 10 * new, 2.0) + distill.soften(10 * old.T, 10 * new.T, 2.0)
+    assert distill.both_ways(old, new, w, 10.0, 2.0).item() == pytest.approx(expected.item())
+    assert distill.both_ways(old, old, w, 10.0, 2.0) < distill.both_ways(old, new, w, 10.0, 2.0)
+
+
+def test_weight_consolidation_by_hand():
+    model = nn.Linear(2, 1)
+    anchor = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with torch.no_grad():
+        model.weight += torch.tensor([[0.5, -1.0]])
+        model.bias += 3
+    assert distill.penalty(model, anchor).item() == pytest.approx(0.25 + 1 + 9)
+    model.bias.requires_grad_(False)
+    assert distill.penalty(model, anchor).item() == pytest.approx(1.25)  # what is not trained does not count
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=8))
+def test_running_mean_is_the_mean(values):
+    mean = {"x": torch.tensor(values[0], dtype=torch.float64)}
+    for count, value in enumerate(values[1:], start=1):
+        distill.fold(mean, [("x", torch.tensor(value, dtype=torch.float64))], count)
+    assert mean["x"].item() == pytest.approx(np.mean(values), abs=1e-9)
+
+
+def test_random_sentences_stand_between_start_and_end():
+    frame = models.tokenizer("nano-xs")(["a word"])[0]
+    rows = distill.random_sentences(5, 10, frame, torch.Generator().manual_seed(0))
+    start, end = frame[0], frame.max()
+    assert (rows[:, 0] == start).all() and (rows[:, 11] == end).all() and (rows[:, 12:] == 0).all()
+    assert ((rows[:, 1:11] > 0) & (rows[:, 1:11] < start)).all() and rows.argmax(1).eq(11).all()
+
+
+def test_exemplars_are_even_and_of_the_past():
+    earlier = [experts.dataset(experts.task_config(TINY, task)) for task in TASKS[:2]]
+    images, picked = reference.exemplars(earlier, 30, seed=1)
+    assert len(images) == sum(map(len, picked)) == 28  # 30 for 14 classes: two each
+    for data, rows in zip(earlier, picked, strict=True):
+        assert torch.bincount(data.train_labels[rows]).tolist() == [2] * len(data.classes)
+
+
+def _task(**options):
+    name = "nano-xs"
+    model, start = models.create(name), models.create(name).requires_grad_(False)
+    data = experts.dataset(experts.task_config(TINY, TASKS[0]))
+    return sequential.Task(model, start, name, data, (), options, {}, 0)
+
+
+def test_wise_ft_interpolates():
+    task = _task(wise=0.75)
+    with torch.no_grad():
+        task.model.text_projection += 4
+    sequential.wise_ft(task).finish()
+    torch.testing.assert_close(task.model.text_projection, task.start.text_projection + 3)
+    torch.testing.assert_close(task.model.visual.proj, task.start.visual.proj)
+
+
+def test_the_first_task_of_icarl_is_plain():
+    assert sequential.icarl(_task(memory=10)) == sequential.Change()
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 99), st.sampled_from([0.01, 1.0]), st.lists(st.integers(2, 5), min_size=1, max_size=3))
+def test_recursive_ridge_is_batch_ridge(seed, ridge, classes):
+    generator, width = torch.Generator().manual_seed(seed), 6
+    state, phis, targets = rail.empty(width, ridge), [], []
+    for many in classes:
+        phi = torch.randn(2 * rail.CHUNK // len(classes) + 3, width, generator=generator, dtype=torch.float64)
+        labels = torch.randint(many, (len(phi),), generator=generator)
+        state = rail.learn(state, phi, labels, many)
+        phis.append(phi)
+        targets.append(nn.functional.one_hot(labels, many).double())
+    x, y = torch.cat(phis), torch.block_diag(*targets)
+    gram = x.T @ x + ridge * torch.eye(width, dtype=torch.float64)
+    torch.testing.assert_close(state.weights, torch.linalg.solve(gram, x.T @ y))
+    torch.testing.assert_close(state.inverse, torch.linalg.inv(gram))
+
+
+def test_rail_answers_outside_what_it_learnt_as_zero_shot_does():
+    zero_shot, regression = torch.tensor([[5.0, 0, 0], [0, 0, 5]]), torch.tensor([[0.0, 9, 9], [9, 9, 0]]).double()
+    fused = rail.fuse(zero_shot, regression, torch.tensor([True, True, False]), 0.9)
+    assert fused.argmax(1).tolist() == [1, 2]  # the second image is of the class not learnt yet
+    torch.testing.assert_close(fused[1], zero_shot[1].softmax(0).double())
+
+
+def test_adapters_change_nothing_before_the_first_step_and_frozen_ones_never():
+    model, images = models.create("nano-xs"), torch.randint(0, 255, (3, 32, 32, 3), dtype=torch.uint8)
+    before = models.encode_image(model, images)
+    mixtures = moe.attach(model, 4, 2, tasks=2, seed=0)
+    torch.testing.assert_close(models.encode_image(model, images), before)
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"mixtures"}
+    one = mixtures[0]
+    one.frozen[1] = True
+    one(torch.randn(8, 5, one.down.shape[1])).sum().backward()
+    assert (one.up.grad[:, 2:4] == 0).all() and one.up.grad.abs().sum() > 0
+    gates = one.gates(torch.randn(8, one.down.shape[1]))
+    assert ((gates > 0).sum(1) == 2).all() and torch.allclose(gates.sum(1), torch.ones(8))
+
+
+def test_an_autoencoder_knows_its_own(tmp_path):
+    generator, features = torch.Generator().manual_seed(0), {}
+    for task, spread in (("a", 0), ("b", 8)):
+        z = torch.zeros(200, 16)
+        z[:, spread : spread + 4] = torch.randn(200, 4, generator=generator)
+        features |= {f"z.{task}": nn.functional.normalize(z, dim=1), f"held.{task}": torch.arange(0, 200, 5)}
+    files.save_tensors(tmp_path / reference.FEATURES, features)
+    gates = []
+    for task in "ab":
+        (tmp_path / task).mkdir()
+        config = {"task": task, "code": 8, "steps": 150, "q": 0.95}
+        ddas.fit(tmp_path / task, config=config, inputs={"train": tmp_path}, seed=0)
+        gates.append(files.load_tensors(tmp_path / task / ddas.GATE))
+    assert (ddas.route(gates, features["z.a"]) == 0).float().mean() > 0.9
+    assert (ddas.route(gates, features["z.b"]) == 1).float().mean() > 0.9
+    strange = nn.functional.normalize(torch.randn(50, 16, generator=generator), dim=1)
+    assert (ddas.route(gates, strange) == -1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("method", baselines.METHODS)
+def test_every_baseline_gives_rows(method):
+    rows = baselines.run(TINY, [method])
+    wanted = {"last"} if method == "joint" else {"accuracy", "transfer", "average", "last"}
+    assert set(rows.metric) == wanted and set(rows.method) == {method} and rows.value.between(0, 100).all()
+    assert set(rows[rows.metric == "last"].task) == {*TASKS, "mean"}
+
+
+def test_rail_transfers_exactly_as_zero_shot():
+    a, _ = baselines.graded([step := rail.step(TINY, TASKS, 0)], TASKS)
+    about = files.load_tensors(store.get(step.inputs["reading"]) / "reading.safetensors")
+    data = experts.dataset(experts.task_config(TINY, TASKS[2]))
+    base = 100 * (about["logits.landcover"].argmax(1) == data.test_labels).double().mean().item()
+    assert a[0, 2] == a[1, 2] == pytest.approx(base)
+
+
+@pytest.mark.parametrize("method", ["zscl", "moe-adapters", "joint"])
+def test_the_same_again(method, tmp_path):
+    plans = {"moe-adapters": moe.chain, "joint": joint.chain}
+    last = plans.get(method, lambda p, o, s: sequential.chain(p, method, o, s))(TINY, TASKS[:1], 0)[0]
+    done, again = store.get(last), tmp_path / "again"
+    again.mkdir()
+    last.fn(again, config=last.config, inputs={k: getattr(v, "folder", v) for k, v in last.inputs.items()}, seed=0)
+    for path in done.glob("*.safetensors"):
+        first, second = files.load_tensors(path), files.load_tensors(again / path.name)
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_unknown_baseline():
+    with pytest.raises(BadInput, match="expected one of l2, lwf, .*, found 'ewc'"):
+        baselines.plan(TINY, "ewc", 0)
+
+
+def test_orders_are_permutations_and_the_second_is_mtils():
+    found = orders.named(SMOKE)
+    first = found["I"]
+    assert all(sorted(order) == sorted(first) for order in found.values())
+    assert found["II"][0] == first[9] and found["II"][-1] == first[2]
+    assert found == orders.named(SMOKE)
+
+
+def test_slope_of_position_alone():
+    rows = [(task, at, level - 2.0 * at) for task, level in (("a", 50.0), ("b", 90.0)) for at in (1, 4, 6)]
+    b, error = orders.slope(pd.DataFrame(rows, columns=["task", "position", "value"]))
+    assert b == pytest.approx(-2) and error == pytest.approx(0, abs=1e-9)
