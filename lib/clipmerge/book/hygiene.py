@@ -20,6 +20,8 @@ HOME = re.compile(r"/(?:home|Users)/\w+|/root\b|/tmp/\w+|[A-Z]:\\\\?Users", re.I
 SECRET = re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_]{20,}|\bAKIA[A-Z0-9]{16}\b")
 RELATIVE = re.compile(r"^\.{1,2}/|^~/|^[\w./-]+\.(?:csv|jsonl?|png|pdf|svg|safetensors|ya?ml|npz?|txt)$")
 
+APART = ("bench_merge",)  # made by `make bench`, not by a notebook
+
 Check = Callable[[Path, NotebookNode], Iterator[str]]
 
 
@@ -100,8 +102,8 @@ CHECKS: tuple[Check, ...] = (
 
 
 def orphans(folder: Path) -> list[str]:
-    """Artefacts in a folder that no notebook declares."""
-    return sorted(path.stem for path in folder.glob("*.json") if not notebooks.maker(path.stem))
+    """Artefacts in a folder that no notebook declares and nothing else makes."""
+    return sorted(path.stem for path in folder.glob("*.json") if not (path.stem in APART or notebooks.maker(path.stem)))
 
 
 def _tree(cell: NotebookNode) -> ast.Module:

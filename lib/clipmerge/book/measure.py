@@ -59,8 +59,10 @@ def _warm_up(folder: Path) -> None:
     """Compile (or load) the fused loops on two numbers."""
     file = folder / "two.safetensors"
     files.save_tensors(file, {"w": torch.tensor([1.0, 2.0])})
-    streaming.unify(file, [file], folder / "two", rescaler="none")
-    streaming.merge("ties", file, [file], file)
+    streaming.unify(file, [file], folder / "one", rescaler="none")
+    streaming.extend(folder / "one", file, file, folder / "two")
+    for technique in ("ties", "average"):
+        streaming.merge(technique, file, [file], file)
 
 
 def read(sources: Sequence[Path], threads: int) -> None:

@@ -81,7 +81,7 @@ def breadcrumbs_ties(
 
 def _trimmed(block: Block) -> Tensor:
     """The deltas, 0 where |τ| in fp32, the precision in which magnitudes are ranked, is not within the cuts."""
-    low, *high = np.array(block.cuts, np.float64).T
+    low, *high = np.array(block.cuts, np.float64).T.copy()
     out = torch.empty_like(block.deltas)
     loops.trim(block.deltas.numpy(), low, high[0] if high else np.full_like(low, np.inf), out.numpy())
     return out

@@ -1,6 +1,7 @@
 """File to file: the same bits as in memory, bounded memory, whole files or none, bad files refused by name."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -217,7 +218,8 @@ def test_preflight_takes_less_than_a_second(models, tmp_path):
     assert time.process_time() - start < 1
 
 
-def test_a_full_disk_leaves_no_partial_file(models, tmp_path, monkeypatch):
+@pytest.mark.parametrize("operation", ["unify", "merge"])
+def test_a_full_disk_leaves_no_partial_file(operation, models, tmp_path, monkeypatch):
     _, paths = models
     before = sorted(p.name for p in tmp_path.iterdir())
     calls = []
@@ -230,8 +232,49 @@ def test_a_full_disk_leaves_no_partial_file(models, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
-        streaming.unify(paths["base"], [paths["a"]], tmp_path / "u", threads=2)
+        run(operation, paths["base"], [paths["a"], paths["b"]], tmp_path / "out.safetensors")
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def run(operation, base, experts, out):
+    if operation == "unify":
+        return streaming.unify(base, experts, out, threads=2)
+    return streaming.merge("average", base, experts, out, threads=2)
+
+
+KILLED = """
+import os, signal, sys
+from clipmerge.merge import streaming
+operation, base, out, *experts = sys.argv[1:]
+whole, written = os.pwrite, []
+def pwrite(handle, content, offset):
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(offset)
+    return whole(handle, content, offset)
+os.pwrite = pwrite
+if operation == "unify":
+    streaming.unify(base, experts, out, threads=1)
+else:
+    streaming.merge("average", base, experts, out, threads=1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+@pytest.mark.parametrize("operation", ["unify", "merge"])
+def test_a_killed_run_leaves_nothing_that_looks_whole_and_can_be_repeated(operation, models, tmp_path):
+    _, paths = models
+    place, experts = tmp_path / "place", [paths["a"], paths["b"]]
+    place.mkdir()
+    out = place / "out.safetensors"
+    child = subprocess.run([sys.executable, "-c", KILLED, operation, paths["base"], out, *experts], check=False)
+    assert child.returncode == -signal.SIGKILL
+    left = [p.name for p in place.iterdir()]
+    assert len(left) == 1 and left[0].startswith(".out.safetensors.") and ".partial" in left[0]
+    again = run(operation, paths["base"], experts, out)
+    elsewhere = run(operation, paths["base"], experts, tmp_path / "elsewhere.safetensors")
+    read = contents if operation == "unify" else (lambda path: path.read_bytes())
+    assert read(again) == read(elsewhere)
 
 
 def test_a_short_write_is_continued(models, tmp_path, monkeypatch):
