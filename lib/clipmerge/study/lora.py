@@ -10,7 +10,6 @@ unifies nothing: what the experts themselves know.
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
 import pandas as pd
 
 from clipmerge import files
@@ -79,29 +78,23 @@ def run(
     order: Sequence[str] | None = None,
     progress: Progress | None = None,
     kind: str = DEPLOYED,
+    every: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Tidy rows like `mtil.run`'s, method ``condu-lora``: every session's accuracy, transfer, average and last."""
+    """Tidy rows like `mtil.run`'s, method ``condu-lora``: every session's accuracy, transfer, average and last.
+
+    `every` names the seeds to grade after every session (None: all); others give last alone, at a tenth of the work.
+    """
     order, seeds = tuple(order or profiles.order(profile)), profile.seeds if seeds is None else seeds
     plans = {seed: plan(profile, kind, seed, order) for seed in seeds}
+    plans = {seed: steps if every is None or seed in every else steps[-1:] for seed, steps in plans.items()}
     store.build([one for steps in plans.values() for one in steps], profile.workers, progress)
     frames = []
     for seed, steps in plans.items():
         sizes = files.read_json(steps[0].folder / grading.ACCURACY)["n"]
         a, fixed = mtil.matrix(steps, order), {"method": "condu-lora", "seed": seed, "n": sizes, "model": profile.model}
-        frames += [results.matrix_rows(a, order, **fixed), results.mtil_rows(a, order, **fixed)]
-    return pd.concat(frames, ignore_index=True)
-
-
-def last(
-    profile: Profile, kind: str, seeds: Sequence[int] | None = None, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Tidy rows of the last session alone (metric ``last``, per task and mean): a tenth of the work of `run`."""
-    final = {seed: plan(profile, kind, seed)[-1] for seed in (profile.seeds if seeds is None else seeds)}
-    store.build(final.values(), profile.workers, progress)
-    frames = []
-    for seed, graded in final.items():
-        found = files.read_json(graded.folder / grading.ACCURACY)
-        values = found["accuracy"] | {"mean": float(np.mean(list(found["accuracy"].values())))}
-        fixed = {"method": "condu-lora", "metric": "last", "seed": seed, "n": found["n"], "model": profile.model}
-        frames.append(results.rows(values, **fixed))
+        if len(a) == len(order):
+            frames += [results.matrix_rows(a, order, **fixed), results.mtil_rows(a, order, **fixed)]
+            continue
+        values = dict(zip(order, a[-1].tolist(), strict=True))
+        frames.append(results.rows(values | {"mean": float(a[-1].mean())}, metric="last", **fixed))
     return pd.concat(frames, ignore_index=True)

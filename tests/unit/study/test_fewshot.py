@@ -13,8 +13,9 @@ from clipmerge.errors import BadInput
 from clipmerge.study import adapters, experts, fewshot, grading, handful, profiles, shots, store
 
 SMOKE = profiles.load("smoke")
-TASKS = ("digits", "flags", "food")
+TASKS = ("digits", "flags")
 PROFILE = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
+PROFILE = replace(PROFILE, few_shot=replace(SMOKE.few_shot, session_seeds=(0,)))
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 7), st.integers(0, 3))
@@ -57,7 +58,7 @@ def test_prototypes_use_the_shots_alone(tmp_path):
 
 
 def test_full_prototypes_give_what_the_ordinary_grade_gives():
-    step = fewshot.plan(PROFILE, "condu-ft", 0)[1]
+    step = fewshot.plan(PROFILE, "condu-ft", 0)[0]
     graded = files.read_json(store.get(step) / grading.ACCURACY)
     inputs = {name: step.inputs[name] for name in ("reading", "session", "base")}
     plain = store.get(replace(step, fn=grading.grade_bank, name="grade/test", inputs=inputs))
