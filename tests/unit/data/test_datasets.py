@@ -201,6 +201,14 @@ def test_limit_takes_the_first_of_every_class():
         datasets.limit(data, 0, 1)
 
 
+def test_limit_none_keeps_everything():
+    data = synthetic([5, 1, 3])
+    everything, few_test = datasets.limit(data, None, None), datasets.limit(data, None, 1)
+    assert all(torch.equal(getattr(everything, side), getattr(data, side)) for side in ("train_labels", "test_labels"))
+    assert torch.equal(everything.train_images, data.train_images)
+    assert torch.equal(few_test.train_labels, data.train_labels) and few_test.test_labels.tolist() == [0, 1, 2]
+
+
 def test_limit_of_a_held_out_set_keeps_its_train_part_empty(prepared):
     small = datasets.limit(prepared["lucide"], 3, 1)
     assert small.train_images.shape == (0, 32, 32, 3) and len(small.test_labels) == len(small.classes)
