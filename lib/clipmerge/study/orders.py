@@ -27,13 +27,14 @@ def named(profile: Profile) -> dict[str, tuple[str, ...]]:
 
 
 def run(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
-    """Tidy rows of ``condu-ft`` in every order and ``continual-ft`` in I and II; column ``order`` on top.
+    """Tidy rows of ``condu-ft`` in every order and ``continual-ft`` in some; column ``order`` on top.
 
     Besides accuracies and transfer, average, last: metric ``kept``, what the last session's decoupled expert has of its
     original's accuracy (per cent, ``condu-ft`` only), with the task's ``position`` (1: learned first).
     """
     orders, seeds = named(profile), profile.baselines.order_seeds
-    wanted = [("condu-ft", name) for name in orders] + [("continual-ft", name) for name in ("I", "II")]
+    wanted = [("condu-ft", name) for name in orders]
+    wanted += [("continual-ft", name) for name in profile.baselines.continual_orders]
     plans = [mtil.plan(profile, method, seed, orders[name]) for method, name in wanted for seed in seeds]
     store.build([step for steps in plans for step in steps], profile.workers, progress)
     own = mtil.last(profile, ("experts",), profile.model, seeds)

@@ -83,7 +83,7 @@ class Baselines:
     """The methods ConDU is compared with (`baselines.METHODS` or some of them), and the orders it is tried in."""
 
     methods: tuple[str, ...]
-    seeds: tuple[int, ...]  # of sequential baselines and MoE-Adapters; joint, WiSE-FT and RAIL have `Profile.seeds`
+    seeds: tuple[int, ...]  # of sequential baselines and MoE-Adapters; RAIL and joint have `Profile.seeds`
     temperature: float  # of distillation: LwF, LwF-VR, iCaRL, ZSCL
     l2: float  # λ of weight consolidation (alone, and in ZSCL)
     wise: float  # share of the new weights (WiSE-FT)
@@ -102,6 +102,7 @@ class Baselines:
     gate_quantile: float  # of a task's validation images that its autoencoder must recognise
     random_orders: int
     order_seeds: tuple[int, ...]
+    continual_orders: tuple[str, ...]  # orders in which continual fine-tuning is run besides ConDU
 
 
 @dataclass(frozen=True)
