@@ -60,7 +60,7 @@ def _warm_up(folder: Path) -> None:
     file = folder / "two.safetensors"
     files.save_tensors(file, {"w": torch.tensor([1.0, 2.0])})
     streaming.unify(file, [file], folder / "one", rescaler="none")
-    streaming.extend(folder / "one", file, file, folder / "two")
+    streaming.extend(folder / "one", file, file, folder / "two", "second")
     for technique in ("ties", "average"):
         streaming.merge(technique, file, [file], file)
 
