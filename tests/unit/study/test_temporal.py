@@ -1,0 +1,166 @@
+"""TIME's loop: what starts where, what is shared, folds in closed form, invalid strategies, resuming, tidy rows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from clipmerge.clip import models
+from clipmerge.errors import BadInput
+from clipmerge.merge import apply_delta, recency, techniques
+from clipmerge.study import experts, profiles, stages, store, streams, temporal, timesteps, timetrain
+from clipmerge.study.stages import Setting
+from clipmerge.study.temporal import Strategy
+
+SMOKE = profiles.load("smoke")
+TIME = replace(
+    SMOKE.temporal, adaptation=("digits", "solarcells", "landcover"), heldout=("vehicles",), steps=3, batch=6
+)
+TINY = replace(SMOKE, temporal=TIME, workers=1)
+STREAM = streams.make(TINY)
+SETTING = Setting(TINY, STREAM)
+
+
+def experts_of(init, **more):
+    """The experts' steps of a strategy, read off what it would merge in the end."""
+    return temporal.loop(SETTING, Strategy(init, "all", **more))[-1].experts
+
+
+def state(step):
+    """Whole weights of a computed step."""
+    return apply_delta(models.create(TINY.model).state_dict(), experts.delta(store.get(step)))
+
+
+def starts(steps):
+    """The step each expert starts from, None for the base."""
+    return [step.inputs.get("start") for step in steps]
+
+
+def test_where_tasks_start():
+    assert starts(experts_of("zs")) == [None, None, None]
+    chain = experts_of("ft")
+    assert [s and s.key for s in starts(chain)] == [None, chain[0].key, chain[1].key]
+    merged = starts(experts_of("all"))
+    assert merged[0] is None and merged[1].fn is timetrain.train and merged[2].fn is timesteps.merge
+    assert [s and s.fn for s in starts(experts_of("ema"))] == [None, timesteps.fold, timesteps.fold]
+    assert starts(experts_of("ema", fold_start="first"))[1].fn is timetrain.train
+
+
+def test_training_is_shared_by_all_that_start_alike():
+    keys = lambda *args, **more: [step.key for step in experts_of(*args, **more)]  # noqa: E731
+    assert keys("zs") == keys("zs", technique="ties") == keys("zs", recency="exp")
+    assert keys("ft") == keys("ft", technique="magmax")
+    assert keys("ema", ema_weight=0.5) == keys("ema") != keys("ema", ema_weight=0.7)
+    assert keys("all") != keys("all", technique="ties")
+    assert len({keys(init)[0] for init in temporal.INITS}) == 1  # the first task is everybody's
+    assert len({keys(init)[2] for init in temporal.INITS}) == 4
+
+
+def test_a_custom_weight_counts_everywhere_unless_the_reference_is_asked_for():
+    fold = lambda **more: temporal.loop(SETTING, Strategy("all", "ema", **more))[-1].key  # noqa: E731
+    assert fold(ema_weight=0.9) != fold() == fold(ema_weight=0.9, as_reference=True)
+    plain = Strategy("ema", "ema", ema_weight=0.9, as_reference=True)  # the quirk concerns "all" alone
+    assert plain.weight == 0.9 and Strategy(technique="ties").weight is None
+
+
+INVALID = {
+    "init": ({"init": "fresh"}, "init: expected one of zs, ft, all, ema, found 'fresh'"),
+    "deploy": ({"deploy": "zs"}, "deploy: expected one of ft, all, ema, found 'zs'"),
+    "technique": ({"technique": "soup"}, "technique: expected one of"),
+    "pair, deploy": ({"technique": "slerp", "deploy": "all"}, "slerp merges exactly two models"),
+    "pair, init": ({"technique": "model_stock", "init": "all"}, "model_stock merges exactly two models"),
+    "weight": ({"technique": "ties", "ema_weight": 0.5}, "ties takes no weights"),
+    "range": ({"ema_weight": 1.5}, "weight: expected a number between 0 and 1"),
+    "option": ({"technique": "ties", "options": {"kepe": 0.2}}, "ties: expected options among"),
+    "fisher": ({"technique": "fisher"}, "fisher needs a Fisher diagonal"),
+    "recency": ({"recency": "exp"}, "expected deploy all and a technique with weights, found ema and average"),
+    "with base": ({"with_base": True}, "with_base: expected deploy all, found ema"),
+    "fold start": ({"fold_start": "last"}, "fold_start: expected one of base, first"),
+    "argument": ({"modle": "nano-s"}, "found 'modle'"),
+    "mixture": ({"mixture": (1, 0, 0)}, "mixture: expected three shares"),
+    "compute": ({"compute": 0}, "compute: expected a factor above 0, found 0"),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_combinations_say_why(case):
+    arguments, message = INVALID[case]
+    with pytest.raises(BadInput, match=message):
+        temporal.plan(STREAM, profile=TINY, **arguments)
+
+
+def test_the_budget_is_split_over_the_tasks():
+    steps = lambda tasks, compute: Setting(SMOKE, streams.make(SMOKE, tasks=tasks), compute=compute).steps  # noqa: E731
+    assert (steps(2, 1.0), steps(3, 1.0), steps(6, 2.0), steps(60, 0.5)) == (3, 2, 2, 1)
+
+
+def test_folds_equal_their_closed_form_and_base_two_recency_weights():
+    steps, base = experts_of("zs"), models.create(TINY.model).state_dict()
+    e = [state(step) for step in steps]
+    by_hand = {
+        ("base", 0.5): ([0.125, 0.125, 0.25, 0.5], [base, *e]),
+        ("first", 0.5): ([0.25, 0.25, 0.5], e),
+        ("first", 0.7): ([0.09, 0.21, 0.7], e),
+    }
+    for (start, weight), (shares, states) in by_hand.items():
+        folded = temporal.loop(SETTING, Strategy("zs", "ema", ema_weight=weight, fold_start=start))[-1]
+        expected = techniques.merge("average", states, base, weights=shares)
+        for name, tensor in state(folded).items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=2e-6)
+    newest = recency.weights("exp", 3)[1:]  # only the oldest differs: it has the fold's whole remainder besides
+    assert newest[1] / newest[0] == 2
+
+
+def test_interrupted_and_uninterrupted_agree_bit_for_bit(monkeypatch, tmp_path):
+    datasets = store.paths.cache("datasets")
+
+    def final(home, interrupted):
+        monkeypatch.setenv("CLIPMERGE_HOME", str(home))
+        home.mkdir()
+        (home / "datasets").symlink_to(datasets, target_is_directory=True)
+        steps = experts_of("ema")
+        if interrupted:
+            store.get(steps[1])
+            with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+                broken.setattr(timetrain.models, "create", interrupt)
+                store.get(steps[2])
+            assert not steps[2].folder.exists()
+        return store.files.sha256(store.get(steps[2]) / experts.DELTA)
+
+    assert final(tmp_path / "whole", False) == final(tmp_path / "parts", True)
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_rows_of_a_run():
+    rows = temporal.run(STREAM, "ema", "ema", "average", 0.5, profile=TINY, seed=0)
+    means = rows[rows.task == "mean"]
+    assert means[means.images == "subset"].session.unique().tolist() == [0, 1, 2, 3]
+    assert means[means.images == "full"].session.unique().tolist() == [3]
+    full = means[means.images == "full"].set_index("metric").value
+    sets = rows[rows.metric == "accuracy"].set_index("task").value
+    assert full["ka"] == pytest.approx(sets[list(TIME.adaptation)].mean()) and full["zs"] == sets["vehicles"]
+    assert full["gm"] == pytest.approx((full["ka"] * full["zs"]) ** 0.5)
+    assert (means.method == "ema/ema").all() and (means.ema_weight == 0.5).all() and (means.n > 0).all()
+    assert not rows.duplicated([column for column in rows if column not in ("value", "n")]).any()
+
+
+def test_bounds_and_sparse_evaluation():
+    joint = temporal.collect([temporal.bound(STREAM, profile=TINY), temporal.zero_shot(STREAM, profile=TINY)])
+    assert set(joint.method) == {"joint", "zero-shot"} and joint[joint.method == "joint"].session.unique() == [3]
+    sparse = temporal.plan(STREAM, "zs", "all", profile=TINY, every=2, full=False)
+    assert sorted(sparse.graded) == [(0, "subset"), (2, "subset"), (3, "subset")]
+    grades = temporal.plan(STREAM, "zs", "ft", profile=TINY).graded
+    assert grades[1, "subset"].key == sparse_first(STREAM)
+
+
+def sparse_first(stream):
+    """Of one expert nothing is merged, so every technique and deployment grades it in the same step."""
+    return temporal.plan(stream, "zs", "all", "ties", profile=TINY).graded[1, "subset"].key
+
+
+def test_one_expert_alone_is_not_merged():
+    only = experts_of("zs")[:1]
+    assert stages.keep(SETTING, stages.Blend(only, "task_arithmetic")) is only[0]
