@@ -67,7 +67,9 @@ def main() -> None:
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--rates", type=float, nargs="+", required=True)
     arguments = parser.parse_args()
-    rows = run(profiles.load(arguments.profile), arguments.rates)
+    from clipmerge.study import lora_sweep  # a step's function belongs to a module, which `__main__` is not
+
+    rows = lora_sweep.run(profiles.load(arguments.profile), arguments.rates)
     path = paths.manifests() / "tuning" / f"{arguments.profile}_lora.csv"
     files.write_text(path, rows.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
     print(rows[rows.task == "mean"].pivot(index="lr", columns="method", values="value").round(2).to_string())
