@@ -1,0 +1,74 @@
+"""Task-agnostic inference on three small tasks: it must agree with the protocol wherever the two ask the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from clipmerge import files
+from clipmerge.clip import evaluate, models
+from clipmerge.study import agnostic, answers, experts, mtil, panels, profiles, store, traits, votes
+from clipmerge.study.steps import Step
+
+SMOKE = profiles.load("smoke")
+TASKS = ("surfaces", "solarcells", "landcover")
+PROFILE = replace(
+    SMOKE,
+    workers=1,
+    data=replace(SMOKE.data, tasks=TASKS),
+    mtil=replace(SMOKE.mtil, order=(), k=1),
+    inference=replace(SMOKE.inference, average_seeds=(0,)),
+)
+
+
+@pytest.fixture(scope="module", params=["experts", "condu-ft"])
+def answered(request):
+    """A method and all its sessions, identity unknown."""
+    return request.param, agnostic.sessions(PROFILE, request.param, 0)
+
+
+def test_unseen_tasks_are_answered_as_in_the_protocol(answered):
+    method, found = answered
+    known = mtil.plan(PROFILE, method, 0)
+    store.build(known)
+    a = mtil.matrix(known, TASKS)
+    own = found[found.space == "own"].pivot(index="session", columns="task", values="value")[list(TASKS)].to_numpy()
+    for t in range(3):
+        assert own[t, t + 1 :] == pytest.approx(a[t, t + 1 :])
+
+
+def test_label_spaces_are_ordered_and_meet_at_the_end(answered):
+    _, found = answered
+    by = found.pivot(index=["session", "task"], columns="space", values="value")
+    assert (by.own >= by.seen).all() and (by.seen >= by.union).all()
+    assert (by.seen.loc[3] == by.union.loc[3]).all()
+
+
+def test_a_panel_answers_as_the_step_does():
+    reading, seen = panels.base_steps(PROFILE)
+    config = {"model": PROFILE.model, "tasks": [experts.task_config(PROFILE, u) for u in TASKS], "k": 1, "seen": 3}
+    inputs = {"reading": reading, "traits": seen} | experts.base_inputs(PROFILE.model)
+    inputs |= panels.session(PROFILE, "condu-ft", 0, 3)
+    step = Step(answers.answer, "agnostic/test", config, inputs)
+    asked = files.read_json(store.get(step) / answers.AGNOSTIC)
+    found = agnostic.sessions(PROFILE, "condu-ft", 0)
+    for row in found[found.session == 3].itertuples():
+        assert row.value == pytest.approx(asked[row.space][row.task])
+
+
+def test_no_expert_and_no_base_but_zero_shot():
+    panel = panels.load(PROFILE, "condu-ft", 0)
+    scores = panels.similarities(panel, panels.prototypes(PROFILE))
+    graded = panels.grade(panel, {"K = 0": {u: votes.weights(scores[u], 0) for u in TASKS}}, ["own"])
+    base = models.create(PROFILE.model)
+    for row in graded.itertuples():
+        data = experts.dataset(experts.task_config(PROFILE, row.task))
+        assert row.value == pytest.approx(evaluate.test_accuracy(base, PROFILE.model, data))
+
+
+@pytest.mark.parametrize("side", traits.SIDES)
+def test_prototypes_from_kept_features_are_the_library_s(side):
+    seen = traits.load(store.get(panels.base_steps(PROFILE)[1]))
+    data = experts.dataset(experts.task_config(PROFILE, "landcover"))
+    golden = evaluate.prototypes(models.create(PROFILE.model), PROFILE.model, data, side)
+    torch.testing.assert_close(traits.prototypes(seen, "landcover", side), golden, atol=1e-6, rtol=0)
