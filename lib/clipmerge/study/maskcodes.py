@@ -105,7 +105,7 @@ def _bounds(mask: np.ndarray, tensors: np.ndarray, levels: np.ndarray) -> dict[s
 
 
 def _sizes(mask: np.ndarray, moved: np.ndarray) -> dict[str, int]:
-    """Bytes under each code; `moved` are the coordinates where u ≠ 0, as elsewhere every mask is 0 and need not say so."""
+    """Bytes under each code; `moved` are the coordinates where u ≠ 0: elsewhere every mask is 0 and need not say so."""
     packed, short = np.packbits(mask).tobytes(), np.packbits(mask[moved]).tobytes()
     codes: Sequence[tuple[str, bytes]] = (
         ("packed", packed),
