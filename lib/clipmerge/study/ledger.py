@@ -50,7 +50,8 @@ def computing() -> Iterator[None]:
 def cost() -> dict[str, Any]:
     """``waited``: seconds this process spent on computing steps; ``steps``: seconds and peak_mb of each step met.
 
-    A step counts with the time of the run that computed it, on one core. Steps that are not in the cache (those behind
+    A step counts with the time of the run that computed it. On the CPU it is a single thread, so the processor's time
+    is what it takes on a core of its own, however busy the machine was. Steps that are not in the cache (those behind
     a cached one need not be) count nothing.
     """
     from clipmerge.study.steps import DONE
@@ -58,7 +59,9 @@ def cost() -> dict[str, Any]:
     for folder in _met - _costs.keys():
         if (folder / DONE).is_file():
             done = json.loads((folder / DONE).read_text(encoding="utf8"))
-            about = {"seconds": done["seconds"], "peak_mb": done["peak_memory_mb"]}
+            alone = done["parts"]["device"] == "cpu" and "cpu_seconds" in done
+            seconds = min(done["seconds"], done["cpu_seconds"]) if alone else done["seconds"]
+            about = {"seconds": seconds, "peak_mb": done["peak_memory_mb"]}
             _costs[folder] = (f"{done['name']}/{folder.name}", about)
     return {"waited": _waited[0], "steps": dict(sorted(_costs.values(), key=itemgetter(0)))}
 

@@ -21,7 +21,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +66,7 @@ def cached(step: Step) -> bool:
 
 
 def record(step: Step) -> dict[str, Any]:
-    """What `DONE.json` says of a computed step: key, parts, files, seconds, peak_memory_mb, when."""
+    """What `DONE.json` says of a computed step: key, parts, files, seconds, cpu_seconds, peak_memory_mb, when."""
     return json.loads((step.folder / DONE).read_text(encoding="utf8"))
 
 
@@ -176,16 +176,17 @@ def _compute(step: Step) -> None:
     partial = step.folder.with_name(mine)
     partial.mkdir(parents=True)
     try:
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         with sandbox.terminable(), sandbox.seeded(step.seed), sandbox.PeakMemory() as memory:
             step.fn(partial, config=copy.deepcopy(step.config), inputs=dict(step.inputs), seed=step.seed)
-        _sign(partial, step, time.perf_counter() - start, memory.mb)
+        took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - processor}
+        _sign(partial, step, took | {"peak_memory_mb": memory.mb})
         _publish(partial, step.folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _sign(folder: Path, step: Step, seconds: float, peak_mb: float) -> None:
+def _sign(folder: Path, step: Step, cost: Mapping[str, float]) -> None:
     """Write DONE.json, the last file of every folder. A power cut may still lose bytes of the others: hence digests."""
     written = sorted(path for path in folder.rglob("*") if path.is_file())
     if not written:
@@ -195,7 +196,7 @@ def _sign(folder: Path, step: Step, seconds: float, peak_mb: float) -> None:
         for path in written
     }
     done = {"name": step.name, "key": step.key, "parts": step.parts, "files": about}
-    cost = {"seconds": round(seconds, 3), "peak_memory_mb": round(peak_mb, 1)}
+    cost = {name: round(value, 3) for name, value in cost.items()}
     files.write_json(folder / DONE, {**done, **cost, "when": datetime.now(UTC).isoformat()})
 
 
