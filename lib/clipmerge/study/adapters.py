@@ -1,4 +1,4 @@
-"""Step functions for LoRA: tune an expert's factors, multiply them out, grade experts whose factors were unified.
+"""Step functions for LoRA: multiply an expert's factors out, grade experts whose factors were unified.
 
 A LoRA expert's ``delta.safetensors`` holds what tuning changed in A and in B, from the initialisation that all experts
 of a seed share. `expand` turns it into a delta of the dense weights. `sessions` unifies either kind.
@@ -9,39 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from clipmerge import files
-from clipmerge.clip import datasets, finetune, lora, models
+from clipmerge.clip import lora
 from clipmerge.merge import deltas
-from clipmerge.study import experts, grading, sessions, shots
-from clipmerge.study.steps import accelerator
-
-
-def start(config: Mapping) -> dict[str, Tensor]:
-    """The factors that all experts of one ``init_seed`` start from."""
-    return lora.initial(models.create(config["model"]), **config["lora"], seed=config["init_seed"])
-
-
-def owned(config: Mapping, data: datasets.Dataset, seed: int) -> Tensor:
-    """Indices of the training images a learner may use: without a held-out part, and only some shots if so asked."""
-    index = torch.arange(len(data.train_labels))
-    if config.get("held_out") is not None:
-        index = datasets.validation_split(data, seed=config["held_out"])[0]
-    if config.get("shots") is not None:
-        index = index[shots.draw(data.train_labels[index], config["shots"], seed)]
-    return index
-
-
-def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: fine-tune the factors alone, then write how far they have moved, and the loss curve."""
-    data, begin = experts.dataset(config), start(config)
-    model = lora.inject(models.create(config["model"]), begin).to(accelerator())
-    recipe, index = finetune.Recipe(**config["recipe"]), owned(config, data, seed)
-    log = finetune.tune(model, config["model"], data, recipe, seed, index=index)
-    files.save_tensors(out / experts.DELTA, deltas.delta(lora.read(model.cpu()), begin))
-    files.write_json(out / experts.LOG, log)
+from clipmerge.study import experts, grading, sessions
+from clipmerge.study.factors import start
 
 
 def rebase(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from clipmerge import files
 from clipmerge.errors import BadInput
-from clipmerge.study import adapters, experts, grading, handful, lora, mtil, profiles, results, sessions, store
+from clipmerge.study import experts, factors, grading, handful, lora, mtil, profiles, results, sessions, shots, store
 from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
@@ -33,7 +33,7 @@ def step(profile: Profile, task: str, seed: int, start: Step | None = None) -> S
     inputs = experts.base_inputs(profile.model) | ({"start": start} if start else {})
     config = {"model": profile.model, "recipe": recipe(profile, task)} | _owned(profile, task)
     name = f"{'continual' if start else 'expert'}/few/{lora.label(profile)}/{task}"
-    return Step(handful.tune, name, config, inputs, seed)
+    return Step(shots.tune, name, config, inputs, seed)
 
 
 def lora_step(profile: Profile, task: str, seed: int) -> Step:
@@ -41,7 +41,7 @@ def lora_step(profile: Profile, task: str, seed: int) -> Step:
     config = lora.start_config(profile, seed) | {"recipe": recipe(profile, task, with_lora=True)}
     name = f"expert/few-lora/{lora.label(profile)}/{task}"
     config |= _owned(profile, task)
-    return Step(adapters.tune, name, config, experts.base_inputs(profile.model), seed)
+    return Step(factors.tune, name, config, experts.base_inputs(profile.model), seed)
 
 
 def _owned(profile: Profile, task: str) -> dict:

@@ -1,4 +1,4 @@
-"""Step functions of few-shot learning: tune on the shots, take prototypes from them, grade under two sets of those.
+"""Step functions of few-shot learning: prototypes from the shots, grades under two sets of prototypes.
 
 A learner with five images of a class should have no more for its prototypes either; the authors' code takes them from
 the whole training split. Both are graded in one pass: ``shots`` and ``full``.
@@ -11,26 +11,13 @@ import torch
 from torch import Tensor
 
 from clipmerge import files
-from clipmerge.clip import evaluate, finetune, models
+from clipmerge.clip import evaluate, models
 from clipmerge.clip.datasets import Dataset
 from clipmerge.merge import deltas
-from clipmerge.study import adapters, experts, grading, sessions
-from clipmerge.study.steps import accelerator
+from clipmerge.study import experts, grading, sessions, shots
 
 PROTOTYPES = ("shots", "full")
 Answers = Callable[[Dataset, Tensor], Tensor]  # test images chosen by a mask → logits
-
-
-def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: as `experts.tune`, on a few images of each class."""
-    model, data = models.create(config["model"]), experts.dataset(config)
-    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    if "start" in inputs:
-        model.load_state_dict(deltas.apply_delta(base, experts.delta(inputs["start"])))
-    recipe, index = finetune.Recipe(**config["recipe"]), adapters.owned(config, data, seed)
-    log = finetune.tune(model.to(accelerator()), config["model"], data, recipe, seed, index=index)
-    files.save_tensors(out / experts.DELTA, deltas.delta(model.cpu().state_dict(), base))
-    files.write_json(out / experts.LOG, log)
 
 
 def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
@@ -38,7 +25,7 @@ def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
     base, tensors = models.create(config["model"]), {}
     for task in config["tasks"]:
         data = experts.dataset(task)
-        index = adapters.owned(config, data, seed)
+        index = shots.owned(config, data, seed)
         tensors[f"prototypes.{data.name}"] = evaluate.prototypes(base, config["model"], data, index=index)
     files.save_tensors(out / grading.READING, tensors)
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from clipmerge import files
 from clipmerge.errors import BadInput
-from clipmerge.study import adapters, experts, grading, mtil, profiles, results, sessions, store
+from clipmerge.study import adapters, experts, factors, grading, mtil, profiles, results, sessions, store
 from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
@@ -30,7 +30,7 @@ def step(profile: Profile, task: str, seed: int, held_out: int | None = None) ->
     recipe["lr"] = profile.lora.lr_by_task.get(task, profile.lora.lr)
     config = start_config(profile, seed) | {"recipe": recipe, "held_out": held_out, "shots": None}
     config |= experts.task_config(profile, task)
-    return Step(adapters.tune, f"expert/lora/{label(profile)}/{task}", config, experts.base_inputs(profile.model), seed)
+    return Step(factors.tune, f"expert/lora/{label(profile)}/{task}", config, experts.base_inputs(profile.model), seed)
 
 
 def label(profile: Profile) -> str:

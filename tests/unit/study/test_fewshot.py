@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clipmerge import files
 from clipmerge.clip import datasets, evaluate, models
 from clipmerge.errors import BadInput
-from clipmerge.study import adapters, experts, fewshot, grading, handful, profiles, shots, store
+from clipmerge.study import experts, fewshot, grading, handful, profiles, shots, store
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "flags")
@@ -36,7 +36,7 @@ def test_seeds_draw_differently_and_no_shot_is_refused():
 
 def test_shots_are_drawn_outside_a_held_out_part():
     data = datasets.limit(datasets.load("digits"), 10, 1)
-    index = adapters.owned({"held_out": 0, "shots": 3}, data, seed=1)
+    index = shots.owned({"held_out": 0, "shots": 3}, data, seed=1)
     assert not set(index.tolist()) & set(datasets.validation_split(data, seed=0)[1].tolist())
     assert torch.equal(torch.bincount(data.train_labels[index]), torch.full((10,), 3))
 
