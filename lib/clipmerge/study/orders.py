@@ -48,11 +48,14 @@ def run(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
 
 
 def kept(rows: pd.DataFrame, own: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """``100 · A[T, i] / (accuracy of the expert itself)`` for each task and seed, with the task's position."""
+    """``100 · A[T, i] / (accuracy of the expert itself)`` for each task and seed, with the task's position.
+
+    A task whose expert knows nothing (toy runs only) has no such share and is left out.
+    """
     keys = ["task", "seed"]
     last = rows[(rows.metric == "last") & (rows.task != "mean")].set_index(keys)
-    share = 100 * last.value / own[own.task != "mean"].set_index(keys).value
-    found = last.assign(value=share, metric="kept").reset_index()
+    share = 100 * last.value / own[(own.task != "mean") & (own.value > 0)].set_index(keys).value
+    found = last.assign(value=share, metric="kept").dropna(subset="value").reset_index()
     place = {task: position for position, task in enumerate(order, start=1)}
     return results.tidy(found.drop(columns="session", errors="ignore").assign(position=found.task.map(place)))
 
