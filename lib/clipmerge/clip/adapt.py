@@ -1,4 +1,4 @@
-"""Tuning on one task of a stream: CLIP's contrastive loss on image–caption pairs, as TIME trains (methods §2.5).
+"""Tuning on one task of a stream: CLIP's contrastive loss on image–caption pairs, as TIME trains.
 
 Unlike `finetune`, which classifies, nothing here knows a task's set of classes; the temperature is learned too. Each
 task has a new optimiser and its own warm-up and cosine.

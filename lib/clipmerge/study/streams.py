@@ -1,7 +1,7 @@
 """Streams of TIME: all (dataset, class) pairs of the adaptation sets, put in some order and cut into T equal chunks.
 
 `random` shuffles pairs; `dataset` keeps datasets whole and shuffles them; `similarity` walks from class to class,
-always to the nearest one left in the base's text space, so that neighbours in time are alike (methods §2.5).
+always to the nearest one left in the base's text space, so that neighbours in time are alike.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""TIME: how to merge models over time. The loop, its strategies, and tidy rows (methods §2; arXiv 2412.06712).
+"""TIME: how to merge models over time. The loop, its strategies, and tidy rows (arXiv 2412.06712).
 
     stream = streams.make(profile, "random", seed=0)
     rows = temporal.run(stream, init="ema", deploy="ema", technique="average", ema_weight=0.5, profile=profile, seed=0)
