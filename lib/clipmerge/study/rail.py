@@ -59,9 +59,10 @@ def learn(state: Regression, phi: Float[Tensor, "n width"], labels: Int64[Tensor
     for x, y in zip(phi.split(CHUNK), target.split(CHUNK), strict=True):
         gain = inverse @ x.T
         inner = torch.eye(len(x), dtype=torch.float64) + x @ gain
-        inverse = inverse - gain @ torch.linalg.solve(inner, gain.T)
+        new = torch.linalg.solve(inner, gain.T)  # (R Xᵀ)ᵀ for the new R: Woodbury gives both at once
+        weights = weights + new.T @ (y - x @ weights)
+        inverse = inverse - gain @ new
         inverse = (inverse + inverse.T) / 2  # rounding would let it drift from symmetry
-        weights = weights + inverse @ x.T @ (y - x @ weights)
     return Regression(inverse, weights)
 
 
