@@ -1,4 +1,4 @@
-"""What an optimiser step costs, and how many steps a budget buys: memory-adjusted FLOPs (FoMo-in-Flux, arXiv 2408.14471).
+"""What an optimiser step costs and how many steps a budget buys: memory-adjusted FLOPs (arXiv 2408.14471).
 
 MAF = GFLOPs of a step × (its peak memory / that of full fine-tuning). Merging methods cost what full fine-tuning costs.
 Nothing is measured with a clock: operations are counted, and memory is what must be there at the end of the forward
