@@ -83,10 +83,12 @@ def make_deterministic(seed: int) -> None:
 
 def _style() -> None:
     import matplotlib as mpl
+    import pandas as pd
 
     from clipmerge.book.figures import STYLE  # which imports Run from here
 
     mpl.rcParams.update(STYLE)
+    pd.set_option("display.max_colwidth", None)  # a claim is a sentence, and is read whole
 
 
 def _tell() -> None:

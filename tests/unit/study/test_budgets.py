@@ -1,7 +1,9 @@
 """Counted costs: the published budget table is met, and frozen towers cost less."""
 
 import pytest
+import torch
 
+from clipmerge.clip import models
 from clipmerge.errors import BadInput
 from clipmerge.study import budgets
 
@@ -23,4 +25,4 @@ def test_what_is_frozen_costs_less_and_text_length_counts():
 
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(BadInput, match="scheme: expected one of full-ft"):
-        budgets.cost(None, None, None, "prompt-tuning")
+        budgets.cost(models.create("nano-xs", pretrained=None), torch.zeros(1), torch.zeros(1), "prompt-tuning")
