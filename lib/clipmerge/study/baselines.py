@@ -66,7 +66,7 @@ def run(
         fixed = {"method": method, "seed": seed, "n": n, "model": profile.model}
         if method == "joint":
             last = dict(zip(order, a[-1].tolist(), strict=True))
-            frames.append(results.rows(last | {"mean": float(a[-1].mean())}, metric="last", **fixed))
+            frames.append(results.rows(results.with_mean(last), metric="last", **fixed))
         else:
             frames += [results.matrix_rows(a, order, **fixed), results.mtil_rows(a, order, **fixed)]
     return pd.concat(frames, ignore_index=True)

@@ -19,28 +19,21 @@ import pandas as pd
 import torch
 
 from clipmerge import files, paths
-from clipmerge.clip import datasets, evaluate, models
+from clipmerge.clip import evaluate, models
 from clipmerge.merge import deltas
-from clipmerge.study import experts, profiles, rail, reference, results, sequential, store
+from clipmerge.study import experts, profiles, rail, reference, results, sequential, store, sweep
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
 
-HELD_OUT = 0  # seed of the validation split
 LAMBDAS = (0.01, 0.1, 1.0)
 WIDTHS, RIDGES, SHARES = (1024, 2048), (0.001, 0.01, 0.1, 1.0), (0.5, 0.8, 0.9, 0.95, 1.0)
-
-
-def held(data: datasets.Dataset) -> datasets.Dataset:
-    """The dataset with its validation images in place of its test images."""
-    rows = datasets.validation_split(data, seed=HELD_OUT)[1]
-    return replace(data, test_images=data.train_images[rows], test_labels=data.train_labels[rows])
 
 
 def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: accuracy of one model on the validation images of some tasks."""
     model = models.create(config["model"])
     model.load_state_dict(deltas.apply_delta(model.state_dict(), experts.delta(inputs["model"])))
-    tasks = [held(experts.dataset(task)) for task in config["tasks"]]
+    tasks = [sweep.held(experts.dataset(task)) for task in config["tasks"]]
     accuracy = {data.name: evaluate.test_accuracy(model, config["model"], data) for data in tasks}
     files.write_json(out / "accuracy.json", accuracy)
 
@@ -51,7 +44,7 @@ def l2(profile: Profile, lambdas: Sequence[float] = LAMBDAS, tasks: int = 3, see
     config = {"model": profile.model, "tasks": [experts.task_config(profile, task) for task in order]}
     for value in lambdas:
         trial = replace(profile, baselines=replace(profile.baselines, l2=value))
-        last = sequential.chain(trial, "l2", order, seed, held_out=HELD_OUT)[-1]
+        last = sequential.chain(trial, "l2", order, seed, held_out=sweep.HELD_OUT)[-1]
         inputs = experts.base_inputs(profile.model) | {"model": last}
         steps[value] = Step(grade, "choose/l2", config, inputs)
     store.build(steps.values(), profile.workers)
@@ -103,8 +96,7 @@ def _moments(train: Mapping, order: Sequence[str], layer: torch.Tensor, classes:
 
 
 def _rows(method: str, accuracy: Mapping[str, float], setting: str) -> pd.DataFrame:
-    values = dict(accuracy) | {"mean": sum(accuracy.values()) / len(accuracy)}
-    return results.rows(values, method=method, metric="validation", seed=0, setting=setting)
+    return results.rows(results.with_mean(accuracy), method=method, metric="validation", seed=0, setting=setting)
 
 
 def main() -> None:
@@ -119,4 +111,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from clipmerge.study import choose  # a step's function belongs to a module, which `__main__` is not
+
+    choose.main()

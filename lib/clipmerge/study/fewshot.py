@@ -119,4 +119,4 @@ def _rows(a: np.ndarray, order: Sequence[str], n: dict, fixed: dict) -> pd.DataF
     if len(a) == len(order):
         return results.mtil_rows(a, order, n=n, **fixed)
     values = dict(zip(order, a[-1].tolist(), strict=True))
-    return results.rows(values | {"mean": float(a[-1].mean())}, metric="last", n=n, **fixed)
+    return results.rows(results.with_mean(values), metric="last", n=n, **fixed)

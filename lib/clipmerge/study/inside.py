@@ -81,9 +81,8 @@ def ablate(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
     frames = [mtil.last(profile, REFERENCES, profile.model, profile.seeds, progress)]
     for (name, seed), step in steps.items():
         graded = files.read_json(step.folder / ablations.ACCURACY)
-        values = graded["accuracy"] | {"mean": sum(graded["accuracy"].values()) / len(graded["accuracy"])}
         fixed = {"method": name, "metric": "last", "seed": seed, "model": profile.model}
-        frames.append(results.rows(values, n=graded["n"], **fixed))
+        frames.append(results.rows(results.with_mean(graded["accuracy"]), n=graded["n"], **fixed))
     return pd.concat(frames, ignore_index=True)
 
 

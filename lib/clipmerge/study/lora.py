@@ -96,5 +96,5 @@ def run(
             frames += [results.matrix_rows(a, order, **fixed), results.mtil_rows(a, order, **fixed)]
             continue
         values = dict(zip(order, a[-1].tolist(), strict=True))
-        frames.append(results.rows(values | {"mean": float(a[-1].mean())}, metric="last", **fixed))
+        frames.append(results.rows(results.with_mean(values), metric="last", **fixed))
     return pd.concat(frames, ignore_index=True)

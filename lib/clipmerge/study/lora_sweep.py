@@ -6,15 +6,13 @@ As `sweep`, on some tasks and one seed: a fifth of the training images is held o
 graded there as they are, and decoupled after the last session, once for each kind of delta.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from clipmerge import files, paths
-from clipmerge.study import adapters, experts, lora, profiles, results, sessions, store, sweep
+from clipmerge.study import adapters, experts, lora, sessions, sweep
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
 
@@ -49,31 +47,10 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
 
 def run(profile: Profile, rates: Sequence[float], tasks: Sequence[str] = TASKS) -> pd.DataFrame:
     """Validation accuracy by method, task and rate, as tidy rows."""
-    plans = {rate: plan(profile, rate, tasks) for rate in rates}
-    store.build([step for grades in plans.values() for step in grades.values()], profile.workers)
-    frames = []
-    for rate, grades in plans.items():
-        for method, step in grades.items():
-            found = files.read_json(step.folder / "accuracy.json")
-            values = found["accuracy"] | {"mean": sum(found["accuracy"].values()) / len(found["accuracy"])}
-            fixed = {"model": profile.model, "steps": profile.finetune.steps, "lr": rate, "rank": profile.lora.rank}
-            frames.append(results.rows(values, method=method, metric="validation", seed=0, n=found["n"], **fixed))
-    return pd.concat(frames, ignore_index=True)
-
-
-def main() -> None:
-    """Command line of the sweep."""
-    parser = argparse.ArgumentParser(description="Choose LoRA's learning rate on validation images.")
-    parser.add_argument("--profile", default="laptop")
-    parser.add_argument("--rates", type=float, nargs="+", required=True)
-    arguments = parser.parse_args()
-    from clipmerge.study import lora_sweep  # a step's function belongs to a module, which `__main__` is not
-
-    rows = lora_sweep.run(profiles.load(arguments.profile), arguments.rates)
-    path = paths.manifests() / "tuning" / f"{arguments.profile}_lora.csv"
-    files.write_text(path, rows.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
-    print(rows[rows.task == "mean"].pivot(index="lr", columns="method", values="value").round(2).to_string())
+    return sweep.gather(profile, {rate: plan(profile, rate, tasks) for rate in rates}, rank=profile.lora.rank)
 
 
 if __name__ == "__main__":
-    main()
+    from clipmerge.study import lora_sweep  # a step's function belongs to a module, which `__main__` is not
+
+    sweep.command(lora_sweep.run, "LoRA's learning rate", "_lora")

@@ -96,7 +96,6 @@ def last(
     frames = []
     for (method, seed), step in final.items():
         graded = _read(step)
-        values = graded["accuracy"] | {"mean": float(np.mean(list(graded["accuracy"].values())))}
         fixed = {"method": method, "metric": "last", "seed": seed, "n": graded["n"], "model": model}
-        frames.append(results.rows(values, **fixed))
+        frames.append(results.rows(results.with_mean(graded["accuracy"]), **fixed))
     return pd.concat(frames, ignore_index=True)

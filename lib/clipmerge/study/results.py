@@ -72,6 +72,11 @@ def rows(
     )
 
 
+def with_mean(values: Mapping[str, float]) -> dict[str, float]:
+    """Values by task, and their mean as ``mean``."""
+    return {**values, "mean": float(np.mean(list(values.values())))}
+
+
 def mtil_rows(
     matrix: ArrayLike, tasks: Sequence[str], *, n: Mapping[str, int] | None = None, **fixed: object
 ) -> pd.DataFrame:

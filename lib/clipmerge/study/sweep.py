@@ -8,7 +8,7 @@ ConDU learner deploys, so the rate with the best mean of it is the one to take.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from clipmerge import files, paths
 from clipmerge.clip import datasets, evaluate, models
+from clipmerge.clip.datasets import Dataset
 from clipmerge.merge import deltas
 from clipmerge.study import experts, profiles, results, sessions, store
 from clipmerge.study.profiles import Profile
@@ -23,6 +24,12 @@ from clipmerge.study.steps import Step
 
 HELD_OUT = 0  # seed of the validation split
 GRADED = ("experts", "condu-ft")
+
+
+def held(data: Dataset) -> Dataset:
+    """The dataset with its validation images in place of its test images."""
+    rows = datasets.validation_split(data, seed=HELD_OUT)[1]
+    return replace(data, test_images=data.train_images[rows], test_labels=data.train_labels[rows])
 
 
 def plan(profile: Profile, rate: float, seed: int = 0) -> dict[str, Step]:
@@ -43,40 +50,44 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     base = {key: value.clone() for key, value in model.state_dict().items()}
     accuracy, sizes = {}, {}
     for i, task in enumerate(config["tasks"]):
-        data = experts.dataset(task)
-        held = datasets.validation_split(data, seed=HELD_OUT)[1]
-        data = replace(data, test_images=data.train_images[held], test_labels=data.train_labels[held])
+        data = held(experts.dataset(task))
         model.load_state_dict(deltas.apply_delta(base, expert(i)))
         accuracy[data.name] = evaluate.test_accuracy(model, config["model"], data)
-        sizes[data.name] = len(held)
+        sizes[data.name] = len(data.test_labels)
     files.write_json(out / "accuracy.json", {"accuracy": accuracy, "n": sizes})
 
 
 def run(profile: Profile, rates: Sequence[float]) -> pd.DataFrame:
     """Validation accuracy by method, task and rate, as tidy rows."""
-    plans = {rate: plan(profile, rate) for rate in rates}
+    return gather(profile, {rate: plan(profile, rate) for rate in rates})
+
+
+def gather(profile: Profile, plans: Mapping[float, Mapping[str, Step]], **more: object) -> pd.DataFrame:
+    """Compute grading steps by rate and method; their accuracies as tidy rows, `more` as further columns."""
     store.build([step for grades in plans.values() for step in grades.values()], profile.workers)
     frames = []
     for rate, grades in plans.items():
         for method, step in grades.items():
             found = files.read_json(step.folder / "accuracy.json")
-            values = found["accuracy"] | {"mean": sum(found["accuracy"].values()) / len(found["accuracy"])}
-            fixed = {"model": profile.model, "steps": profile.finetune.steps, "lr": rate}
-            frames.append(results.rows(values, method=method, metric="validation", seed=0, n=found["n"], **fixed))
+            values, fixed = results.with_mean(found["accuracy"]), {"method": method, "metric": "validation", "seed": 0}
+            about = {"model": profile.model, "steps": profile.finetune.steps, "lr": rate, **more}
+            frames.append(results.rows(values, n=found["n"], **fixed, **about))
     return pd.concat(frames, ignore_index=True)
 
 
-def main() -> None:
-    """Command line of the sweep."""
-    parser = argparse.ArgumentParser(description="Choose a learning rate on validation images.")
+def command(search: Callable[[Profile, Sequence[float]], pd.DataFrame], what: str, ending: str = "") -> None:
+    """A command line: run `search` over the given rates, write ``data_manifests/tuning/<profile><ending>.csv``."""
+    parser = argparse.ArgumentParser(description=f"Choose {what} on validation images.")
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--rates", type=float, nargs="+", required=True)
     arguments = parser.parse_args()
-    rows = run(profiles.load(arguments.profile), arguments.rates)
-    path = paths.manifests() / "tuning" / f"{arguments.profile}.csv"
+    rows = search(profiles.load(arguments.profile), arguments.rates)
+    path = paths.manifests() / "tuning" / f"{arguments.profile}{ending}.csv"
     files.write_text(path, rows.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
     print(rows[rows.task == "mean"].pivot(index="lr", columns="method", values="value").round(2).to_string())
 
 
 if __name__ == "__main__":
-    main()
+    from clipmerge.study import sweep  # a step's function belongs to a module, which `__main__` is not
+
+    sweep.command(sweep.run, "a learning rate")

@@ -66,11 +66,9 @@ def run(profile: Profile, seeds: Sequence[int] | None = None, progress: Progress
         for kind, value in kinds(profile):
             graded = files.read_json(store.get(steps[kind, value]) / lean.GRADES)
             trigger = f"{kind} {value:g}" if value else kind
-            accuracy = graded["accuracy"]
-            values = accuracy | {"mean": sum(accuracy.values()) / len(accuracy)}
             n = known.drop_duplicates("task").set_index("task").n.dropna().astype(int).to_dict()
             about = {"method": "condu-ft", "trigger": trigger, "kind": kind, **fixed}
-            frames.append(results.rows(values, metric="last", n=n, **about))
+            frames.append(results.rows(results.with_mean(graded["accuracy"]), metric="last", n=n, **about))
             frames.append(_size(trigger, graded["bytes"], **{"kind": kind, "method": "condu-ft"}, **fixed))
     return pd.concat(frames, ignore_index=True)
 
