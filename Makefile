@@ -32,7 +32,7 @@ smoke: data ## every notebook at toy scale, in a few minutes
 	$(PY) -m clipmerge.book.run --profile smoke
 
 test: data ## all tests: unit, end to end, notebooks (at the smoke profile)
-	CLIPMERGE_PROFILE=smoke $(PY) -m pytest $(NBVAL) tests notebooks
+	CLIPMERGE_PROFILE=smoke $(PY) -m pytest $(NBVAL) -n 2 --dist loadfile tests notebooks
 
 lab: data ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -107,5 +107,3 @@ def save(figure: Figure, id: str, rows: pd.DataFrame, run: Run, note: str = "") 
     """
     pictures = {f"{id}.{kind}": render(figure, kind) for kind in ("pdf", "png")}
     records.save(id, rows, run, note, pictures)
-
-

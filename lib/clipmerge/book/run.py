@@ -11,14 +11,9 @@ Exit codes: 0 all well, 1 a notebook failed, 2 bad input, 130 interrupted.
 import argparse
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +22,10 @@ import psutil
 
 from clipmerge import files, paths
 from clipmerge.book import keys, notebooks
-from clipmerge.book.progress import QUIET
 from clipmerge.errors import BadInput
-from clipmerge.study import ledger, profiles
+from clipmerge.study import profiles
 
 OVERRIDE = "CLIPMERGE_PROFILE"  # as in `setup`, so that the two never disagree
-LEDGER = "steps.json"
 
 
 class Failed(Exception):
@@ -91,15 +84,16 @@ def reason(job: Job, parts: dict[str, str]) -> str:
 
 def execute(job: Job, parts: dict[str, str]) -> dict:
     """Run one notebook and return its record, written last; raises `Failed` naming the cell."""
+    from clipmerge.book import kernels  # slow to import, and not needed when nothing has changed
+
     partial, failed = job.file(".partial.ipynb"), job.file(".failed.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
     for stale in (job.file(".json"), failed):
         stale.unlink(missing_ok=True)
+    parameters = {"profile": job.argument, "seed": job.seed, "out": job.out}
     started, clock = time.time(), time.perf_counter()
     try:
-        with _kernel_surroundings() as folder, _peak_memory() as peak:
-            _papermill(job, partial, folder)
-            spent = _spent(folder)
+        spent = kernels.execute(job.path, partial, parameters)
     except KeyboardInterrupt:
         partial.unlink(missing_ok=True)
         raise
@@ -115,33 +109,12 @@ def execute(job: Job, parts: dict[str, str]) -> dict:
         raise Failed(f"it ran, but did not make {', '.join(missing)}, which its metadata declares")
     os.replace(partial, job.file(".ipynb"))
     seconds = time.perf_counter() - clock
-    cost = {"minutes": round(seconds / 60, 2), "own_seconds": round(seconds - spent["waited"], 2)}
-    memory = {"peak_mb": round(peak["all"]), "notebook_mb": round(peak["notebook"])}
+    cost = {"minutes": round(seconds / 60, 2), "own_seconds": round(seconds - spent.waited, 2)}
+    memory = {"peak_mb": round(spent.peak_mb), "notebook_mb": round(spent.notebook_mb)}
     place = {"machine": f"{psutil.cpu_count()} cores, {job.profile.device}", "workers": job.profile.workers}
-    record = {"parts": parts, "profile": job.profile.name, **place, **cost, **memory, "steps": spent["steps"]}
+    record = {"parts": parts, "profile": job.profile.name, **place, **cost, **memory, "steps": spent.steps}
     files.write_json(job.file(".json"), record)
     return record
-
-
-def _spent(folder: Path) -> dict:
-    """What the kernel said of the steps it met; a notebook without steps says nothing."""
-    said = folder / LEDGER
-    return json.loads(said.read_text(encoding="utf8")) if said.exists() else {"waited": 0.0, "steps": {}}
-
-
-def _papermill(job: Job, output: Path, folder: Path) -> None:
-    """Execute in a kernel of this environment, whose connection file and sockets go to `folder`."""
-    import papermill  # slow to import, and not needed when nothing has changed
-    from traitlets.config import Config
-
-    parameters = {"profile": job.argument, "seed": job.seed, "out": job.out}
-    manager = {"connection_file": str(folder / "kernel.json")}
-    if os.name != "nt":  # Unix sockets instead of TCP ports: kernels started at the same time race for ports
-        manager |= {"transport": "ipc", "ip": str(folder / "kernel")}
-    options = {"kernel_name": "python3", "language": "python", "progress_bar": False, "iopub_timeout": 60}
-    papermill.execute_notebook(
-        str(job.path), str(output), parameters, config=Config({"KernelManager": manager}), **options
-    )
 
 
 def run(jobs: list[Job], force: bool = False) -> int:
@@ -202,44 +175,6 @@ def _made(job: Job, id: str, since: float) -> bool:
     """Whether figure or table `id` is there and its json, which `records.save` always touches, is new enough."""
     csv, record = (job.figures() / f"{id}.{kind}" for kind in ("csv", "json"))
     return csv.exists() and record.exists() and record.stat().st_mtime >= since - 1  # coarse clocks of file systems
-
-
-@contextmanager
-def _kernel_surroundings() -> Iterator[Path]:
-    """Quiet, one thread, and a folder for ledger and sockets, which is short: names of sockets may not be long."""
-    before = dict(os.environ)
-    runtime = tempfile.mkdtemp(prefix="clipmerge-")
-    os.environ.update({QUIET: "1", "JUPYTER_RUNTIME_DIR": runtime, ledger.FILE: str(Path(runtime, LEDGER))})
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
-        yield Path(runtime)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        shutil.rmtree(runtime, ignore_errors=True)
-
-
-@contextmanager
-def _peak_memory() -> Iterator[dict[str, float]]:
-    """The largest memory (MB), sampled: of the ``notebook``, a child of this process, and of ``all`` it starts too."""
-    peak, done, runner = {"notebook": 0.0, "all": 0.0}, threading.Event(), psutil.Process()
-
-    def watch() -> None:
-        while not done.wait(0.2):
-            for name in peak:
-                total = 0
-                for child in runner.children(recursive=name == "all"):
-                    with suppress(psutil.Error):  # it has just ended
-                        total += child.memory_info().rss
-                peak[name] = max(peak[name], total / 1e6)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
 
 
 def _last_cell(partial: Path) -> str:

@@ -64,6 +64,7 @@ def setup(profile: str = "laptop", seed: int = 0, out: str = "") -> Run:
     _tell()
     folder = Path(out).expanduser().resolve() if out else paths.figures(chosen.name)
     folder.mkdir(parents=True, exist_ok=True)
+    ledger.begin()
     device = accelerator() if chosen.device == "auto" else chosen.device
     record = {"profile": chosen.name, "seed": seed, "device": device, **_facts()}
     return Run(chosen, seed, folder, device, record, time.perf_counter())

@@ -7,7 +7,6 @@ task has a new optimiser and its own warm-up and cosine.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -60,14 +59,9 @@ def adapt(
         text = models.encode_text(model, tokenize(pairs.captions))
         scale = model.logit_scale.exp()
         loss = pretrain.contrastive(image.cpu(), text.cpu(), scale.cpu(), pairs.names)  # small: its place costs nothing
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = training.rate(step, recipe.steps, recipe.lr, warmup, recipe.floor)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=float(np.log(100)))
+        lr = training.rate(step, recipe.steps, recipe.lr, warmup, recipe.floor)
+        training.descend(model, optimizer, loss, lr, recipe.clip_norm)
+        training.cap_scale(model)
         log.append({"step": step, "loss": loss.item()})
     model.eval()
     return log

@@ -180,6 +180,8 @@ def validation_split(
 
 def limit(dataset: Dataset, per_class_train: int | None, per_class_test: int | None) -> Dataset:
     """The first images of every class, at most so many on either side (None: all): a small set for quick runs."""
+    if per_class_train is None and per_class_test is None:
+        return dataset
     train = _first_of_each(dataset.train_labels, per_class_train)
     test = _first_of_each(dataset.test_labels, per_class_test)
     return replace(

@@ -89,11 +89,7 @@ def tune(
         pick = index[torch.randint(len(index), (recipe.batch,), generator=generator)]
         images = crop(dataset.train_images[pick], recipe.scale_min, generator)
         value = loss(model, images, dataset.train_labels[pick], tokens, recipe.label_smoothing)
-        optimizer.zero_grad()
-        value.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = training.rate(step, recipe.steps, recipe.lr, recipe.warmup)
-        optimizer.step()
+        training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))
         log.append({"step": step, "loss": value.item()})
         if after:
             after(step)

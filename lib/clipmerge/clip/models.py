@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from clipmerge import files, paths
@@ -22,6 +23,7 @@ from clipmerge.errors import BadInput
 
 CONFIGS = Path(__file__).parent / "model_configs"
 NANO = tuple(sorted(path.stem for path in CONFIGS.glob("nano-*.json")))
+SHARED = 3  # tokens that texts must have in common at their beginning for it to be worth encoding apart
 TEXTS = 48  # class names worth encoding together (`encode_text`); smaller groups gain nothing more
 MERGES = 3584  # 2 × 256 bytes + 3,584 merges + start and end = 4,098 tokens
 
@@ -99,7 +101,9 @@ def tokenizer(spec: str):
         with files.atomic(path) as partial:
             partial.write_bytes(gzip.compress("\n".join(lines).encode("utf8"), mtime=0))
     context = json.loads((CONFIGS / f"{name}.json").read_text())["text_cfg"]["context_length"]
-    return SimpleTokenizer(bpe_path=str(path), context_length=context)
+    found = SimpleTokenizer(bpe_path=str(path), context_length=context)
+    found.encode = functools.lru_cache(1 << 16)(found.encode)  # the same class names, over and over
+    return found
 
 
 def pixels(images: UInt8[Tensor, "n *hwc"], model: nn.Module) -> Float[Tensor, "n 3 size size"]:
@@ -126,6 +130,7 @@ def encode_text(model: nn.Module, tokens: Int64[Tensor, "n context"], pieces: in
     Text attention is causal and features are read at the end token, so what stands behind the longest text of a batch
     cannot matter: it is cut off, which halves the cost of short captions. With `pieces` the texts are sorted by length
     and encoded in that many groups, which saves as much again where one long name would set the pace for many short.
+    For the same reason texts made from one template share what stands before the class name: it is encoded once.
     """
     tokens = tokens.to(_device(model))
     if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax":
@@ -140,9 +145,37 @@ def _encode_text(
     model: nn.Module, tokens: Int64[Tensor, "n context"], end: Int64[Tensor, " n"]
 ) -> Float[Tensor, "n dim"]:
     length = int(end.max()) + 1
-    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    return F.normalize(x[torch.arange(len(x), device=x.device), end] @ model.text_projection, dim=-1)
+    x, mask = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length], model.attn_mask
+    shared = min(int((tokens[:, :length] == tokens[0, :length]).all(0).cumprod(0).sum()), length - 1)
+    if len(tokens) < 2 or shared < SHARED or not _plain(model.transformer):
+        shared, x = 0, model.transformer(x, attn_mask=mask[:length, :length])
+    else:
+        x = _after_prefix(model.transformer.resblocks, x[:1, :shared], x[:, shared:], mask[:length, :length])
+    x = model.ln_final(x)[torch.arange(len(x), device=x.device), end - shared]
+    return F.normalize(x @ model.text_projection, dim=-1)
+
+
+def _plain(transformer: nn.Module) -> bool:
+    """Whether its blocks may be run one by one."""
+    blocks = all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)
+    return blocks and transformer.batch_first and not transformer.grad_checkpointing
+
+
+def _after_prefix(
+    blocks: nn.ModuleList,
+    prefix: Float[Tensor, "1 shared width"],
+    x: Float[Tensor, "n rest width"],
+    mask: Float[Tensor, "length length"],
+) -> Float[Tensor, "n rest width"]:
+    """What a causal transformer gives for texts that begin alike, their common beginning computed once."""
+    shared = prefix.shape[1]
+    for block in blocks:
+        own = block.ln_1(x)
+        seen = torch.cat([block.ln_1(prefix).expand(len(x), -1, -1), own], 1)
+        x = x + block.ls_1(block.attention(own, seen, seen, attn_mask=mask[shared:]))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        prefix = block(prefix, attn_mask=mask[:shared, :shared])
+    return x
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from clipmerge import files, paths
 from clipmerge.clip import manifests, raster
+from clipmerge.errors import BadInput
 
 SIDE = 40  # stored side in pixels: room for the crop and shift of the augmentation
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -54,8 +55,9 @@ def recipe() -> Mapping:
 
 @functools.cache
 def _task_icons() -> frozenset[str]:
-    """File names that may not be used because they draw a concept of the Icons task."""
+    """File names that may not be used because they draw a concept of the Icons task (or one it once had)."""
     stems = {name for names in manifests.load("icons").options["concepts"].values() for name in names}
+    stems |= set(recipe()["excluded_besides"])
     return frozenset(stem + suffix for stem in stems for suffix in recipe()["excluded_suffixes"])
 
 
@@ -138,10 +140,12 @@ def _decode() -> tuple[dict[str, Tensor], list[tuple[str, ...]]]:
 
 def load() -> Pool:
     """The pool, decoded on first use (half a minute) and cached."""
-    key = files.digest([recipe(), Path(__file__).read_text(encoding="utf8")])[:16]
+    key = files.digest([recipe(), sorted(_task_icons()), Path(__file__).read_text(encoding="utf8")])[:16]
     path = paths.cache("datasets", f"pool-{key}.safetensors")
     if not path.exists():
         tensors, names = _decode()
+        if len(names) != recipe()["pictures"]:
+            raise BadInput(f"pretraining pool: expected {recipe()['pictures']:,} pictures, decoded {len(names):,}")
         files.save_tensors(path, tensors, meta={"names": names})
     names = tuple(map(tuple, files.load_meta(path)["names"]))
     return Pool(names=names, **files.load_tensors(path))

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
@@ -89,14 +88,8 @@ def run(
         image = models.encode_image(model, augment.images(pictures, index, kinds, generator))
         text = models.encode_text(model, tokenize(captions))
         loss = contrastive(image, text, model.logit_scale.exp(), names)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config["clip_norm"])
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps, config)
-        optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=float(np.log(100)))
+        training.descend(model, optimizer, loss, rate(step, steps, config), config["clip_norm"])
+        training.cap_scale(model)
         log.append({"step": step, "loss": round(loss.item(), 4), "seconds": round(time.perf_counter() - began, 3)})
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == end:
             training.save(checkpoint, model, optimizer, step + 1, log)

@@ -37,6 +37,25 @@ def adamw(model: nn.Module, lr: float, decay: float, betas: tuple[float, float])
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=fused)
 
 
+def descend(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, clip_norm: float | None = None
+) -> None:
+    """One step down the gradient of `loss` at the rate `lr`; a gradient longer than `clip_norm` is cut to that."""
+    optimizer.zero_grad()
+    loss.backward()
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+
+
+def cap_scale(model: nn.Module) -> None:
+    """Keep CLIP's learned temperature where its authors do: similarities are scaled by 100 at most."""
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=math.log(100))
+
+
 def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, log: list) -> None:
     """Write a checkpoint: weights, optimiser moments, the next step and the log so far (safetensors, atomic)."""
     tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in model.state_dict().items()}

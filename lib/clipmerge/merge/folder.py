@@ -91,9 +91,9 @@ def write(path: str | Path, layout: Layout, rows: ReadRows, names: Sequence[str]
             marks = [stack.enter_context(writing(partial / masks(k), packed(layout))) for k in range(len(names))]
 
             def unify(todo: Iterable[Span]) -> list[tuple[str, list[float]]]:
-                norms = []
+                norms, place = [], np.empty(0)
                 for name, start, stop in todo:
-                    deltas = np.empty((len(names), stop - start), WIDE[layout[name][1]])
+                    deltas, place = _rows(place, (len(names), stop - start), WIDE[layout[name][1]])
                     rows(name, start, stop, deltas)
                     unified, bits, found = condu.unify_rows(name, deltas, names)
                     put(name, start, torch.from_numpy(unified))
@@ -109,6 +109,13 @@ def write(path: str | Path, layout: Layout, rows: ReadRows, names: Sequence[str]
         tasks = [{"name": name, "rescaler": scale} for name, scale in zip(names, scales, strict=True)]
         files.write_json(partial / TRIGGERS, {"rescaler": kind, "tasks": tasks})
     return Path(path)
+
+
+def _rows(place: np.ndarray, shape: tuple[int, int], dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    # The same memory for every chunk: fresh pages from the kernel would cost as much as the arithmetic.
+    if place.dtype != dtype or place.size < prod(shape):
+        place = np.empty(prod(shape), dtype)
+    return place[: prod(shape)].reshape(shape), place
 
 
 def load(path: str | Path) -> condu.Unified:

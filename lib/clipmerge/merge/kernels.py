@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 BLOCK = 1 << 14  # elements whose sums are taken together, whatever the chunk: this is what fixes the order of sums
-TOGETHER = 32  # blocks, of all models together, that one thread holds at a time: memory does not grow with the models
+TOGETHER = 256  # blocks, of all models together, that one thread holds at a time: memory does not grow with the models
 STRIP = 1 << 11  # elements of all models that a loop goes over before it turns to the next; divides BLOCK
 LANES = 16  # partial sums of a block: element j goes to lane j mod 16, so that the compiler can use wide registers
 UNROLL = 4 * LANES  # elements added per turn of a loop, or every turn would wait for the last

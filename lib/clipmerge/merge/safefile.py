@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from tempfile import mkdtemp
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,23 +85,27 @@ def _parse(path: Path, entries: dict, data: int, end: int) -> Header:
 
 
 @contextmanager
-def reading(file: Header, backend: str = "pread") -> Iterator[Callable[[str, int, int], Tensor]]:
+def reading(file: Header, backend: str = "pread") -> Iterator[Callable[..., Tensor]]:
     """Yield a reader (tensor name, start, stop) → 1-d tensor in the file's dtype.
 
-    "pread" copies what is asked for; "mmap" maps the file, a little faster, but its pages count as resident memory.
+    With a fourth argument `out`, a 1-d array, the values are put there and converted to its dtype on the way. "pread"
+    copies what is asked for; "mmap" maps the file, a little faster, but its pages count as resident memory.
     """
     among("backend", backend, BACKENDS)
     with open(file.path, "rb", buffering=0) as handle:
         mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY) if backend == "mmap" else None
 
-        def read(name: str, start: int, stop: int) -> Tensor:
+        def read(name: str, start: int, stop: int, out: np.ndarray | None = None) -> Tensor:
             dtype = file.layout[name][1]
             offset, wanted = file.begins[name] + start * dtype.itemsize, (stop - start) * dtype.itemsize
+            target = None if out is None else torch.from_numpy(out)
+            if target is not None and (mapped is not None or target.dtype != dtype):
+                return target.copy_(read(name, start, stop))
             if not wanted:
                 return torch.empty(0, dtype=dtype)
             if mapped is not None:
                 return torch.frombuffer(mapped, dtype=dtype, count=stop - start, offset=offset)
-            values = torch.empty(stop - start, dtype=dtype)
+            values = torch.empty(stop - start, dtype=dtype) if target is None else target
             if os.preadv(handle.fileno(), [values.view(torch.uint8).numpy()], offset) != wanted:
                 raise BadInput(f"{file.path}: {name} should take {wanted} more bytes; the file has been cut short")
             return values

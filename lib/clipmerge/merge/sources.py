@@ -48,12 +48,12 @@ def readers(
 def _counted(read: Reader, total: int, progress: Callable[[int, int], None]) -> Reader:
     done, lock = 0, Lock()
 
-    def counted(name: str, start: int, stop: int) -> Tensor:
+    def counted(name: str, start: int, stop: int, *out: np.ndarray) -> Tensor:
         nonlocal done
         with lock:
             done = min(total, done + stop - start)
             progress(done, total)
-        return read(name, start, stop)
+        return read(name, start, stop, *out)
 
     return counted
 
@@ -77,8 +77,9 @@ def differences(layout: Layout, base: Reader, *experts: Reader) -> ReadRows:
     def rows(name: str, start: int, stop: int, out: np.ndarray) -> None:
         wide = layout[name][1]
         origin = base(name, start, stop).to(wide).numpy()
-        for row, read in zip(out, experts, strict=True):  # numpy: torch would start threads for so many elements
-            np.subtract(read(name, start, stop).to(wide).numpy(), origin, out=row)
+        for row, read in zip(out, experts, strict=True):
+            read(name, start, stop, row)
+        np.subtract(out, origin, out=out)  # numpy: torch would start threads for so many elements
 
     return rows
 

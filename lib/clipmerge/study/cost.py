@@ -4,7 +4,6 @@ Seconds are measured by cached steps (`timing`): one machine, once. Bytes follow
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import pandas as pd
 
@@ -20,11 +19,10 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
     """The three steps that measure; asking is timed over the classes of the first task."""
     order, setting, label = profiles.order(profile), profile.cost, profile.model.replace("/", "+")
     tasks = [experts.task_config(profile, task) for task in order]
-    recipe = {key: value for key, value in asdict(profile.finetune).items() if key != "lr_by_task"}
     base = experts.base_inputs(profile.model)
     shared = {"model": profile.model, "repeats": setting.repeats}
     tuned = sessions.numbered([experts.step(profile, task, seed) for task in order])
-    tune = shared | {"recipe": recipe, "steps": setting.steps, "tasks": tasks}
+    tune = shared | {"recipe": profiles.plain_recipe(profile), "steps": setting.steps, "tasks": tasks}
     ask = shared | {"batches": setting.batches, "k": setting.k, "task": tasks[0]}
     merge = {"repeats": setting.repeats, "rescaler": profile.mtil.rescaler}
     session = {"session": triggers.last_session(profile, seed)}

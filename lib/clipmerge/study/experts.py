@@ -5,10 +5,11 @@ delta = experts.delta(store.get(step))
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
 
 from clipmerge import files
 from clipmerge.clip import datasets, finetune, manifests, models
@@ -66,20 +67,37 @@ def _label(model: str) -> str:
 
 
 def _config(profile: Profile, task: str, model: str, held_out: int | None = None) -> dict:
-    recipe = {key: value for key, value in asdict(profiles.recipe(profile, task)).items() if key != "lr_by_task"}
+    recipe = profiles.plain_recipe(profile, task)
     return {"model": model, "recipe": recipe, "held_out": held_out, **task_config(profile, task)}
 
 
 def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: fine-tune, then write the delta from the base and the loss curve."""
-    model, data = models.create(config["model"]), dataset(config)
+    (model, base), data = learner(config, inputs), dataset(config)
+    recipe, index = finetune.Recipe(**config["recipe"]), usable(config, data)
+    log = finetune.tune(model, config["model"], data, recipe, seed, index=index)
+    leave(out, model.cpu().state_dict(), base, log)
+
+
+def learner(config: Mapping, inputs: Mapping[str, Path]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """What every step that tunes begins with: the model, from the base or from where ``start`` ended, and the base."""
+    model = models.create(config["model"])
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if "start" in inputs:
         model.load_state_dict(deltas.apply_delta(base, delta(inputs["start"])))
-    index = None if config["held_out"] is None else datasets.validation_split(data, seed=config["held_out"])[0]
-    recipe = finetune.Recipe(**config["recipe"])
-    log = finetune.tune(model.to(accelerator()), config["model"], data, recipe, seed, index=index)
-    files.save_tensors(out / DELTA, deltas.delta(model.cpu().state_dict(), base))
+    return model.to(accelerator()), base
+
+
+def usable(config: Mapping, data: datasets.Dataset) -> Int64[Tensor, " m"]:
+    """Indices of the training images a step may learn from: all, or what the split seeded by ``held_out`` leaves."""
+    if config.get("held_out") is None:
+        return torch.arange(len(data.train_labels))
+    return datasets.validation_split(data, seed=config["held_out"])[0]
+
+
+def leave(out: Path, tuned: Mapping[str, Tensor], base: Mapping[str, Tensor], log: Sequence[Mapping]) -> None:
+    """What every step that tunes ends with: write how far the weights have moved from `base`, and the loss curve."""
+    files.save_tensors(out / DELTA, deltas.delta(tuned, base))
     files.write_json(out / LOG, log)
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from clipmerge import files
 from clipmerge.clip import finetune, lora, models
-from clipmerge.merge import deltas
 from clipmerge.study import experts, shots
 from clipmerge.study.steps import accelerator
 
@@ -26,5 +24,4 @@ def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
     model = lora.inject(models.create(config["model"]), begin).to(accelerator())
     recipe, index = finetune.Recipe(**config["recipe"]), shots.owned(config, data, seed)
     log = finetune.tune(model, config["model"], data, recipe, seed, index=index)
-    files.save_tensors(out / experts.DELTA, deltas.delta(lora.read(model.cpu()), begin))
-    files.write_json(out / experts.LOG, log)
+    experts.leave(out, lora.read(model.cpu()), begin, log)

@@ -5,7 +5,6 @@ are graded after the last session alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -22,9 +21,8 @@ METHODS = ("zero-shot", "continual-ft", "experts", "average", "condu-ft", "condu
 
 def recipe(profile: Profile, task: str, with_lora: bool = False) -> dict:
     """The fine-tuning recipe of one task, as plain values."""
-    few, plain = profile.few_shot, asdict(profile.finetune)
+    few, plain = profile.few_shot, profiles.plain_recipe(profile)
     rates, rate = (few.lora_lr_by_task, few.lora_lr) if with_lora else (few.lr_by_task, few.lr)
-    del plain["lr_by_task"]
     return plain | {"steps": few.steps, "warmup": min(plain["warmup"], few.steps), "lr": rates.get(task, rate)}
 
 

@@ -5,17 +5,14 @@ that task's own classes. It is a bound for single models, not a continual learne
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from clipmerge import files
-from clipmerge.clip import finetune, models, training
-from clipmerge.merge import deltas
+from clipmerge.clip import finetune, training
 from clipmerge.study import experts, profiles, reference
 from clipmerge.study.profiles import Profile
-from clipmerge.study.steps import Step, accelerator
+from clipmerge.study.steps import Step
 
 PARTS = 4  # steps of the cache, so that an interrupted run loses a quarter
 STATE = "state.safetensors"
@@ -23,8 +20,7 @@ STATE = "state.safetensors"
 
 def chain(profile: Profile, tasks: Sequence[str], seed: int) -> list[Step]:
     """The parts of one training run; the last leaves the model's delta."""
-    recipe = asdict(profiles.recipe(profile, ""))
-    recipe = {key: value for key, value in recipe.items() if key != "lr_by_task"}
+    recipe = profiles.plain_recipe(profile)
     config = {"model": profile.model, "recipe": recipe | {"steps": recipe["steps"] * len(tasks)}}
     config["tasks"] = [experts.task_config(profile, task) for task in sorted(tasks)]
     parts: list[Step] = []
@@ -37,11 +33,10 @@ def chain(profile: Profile, tasks: Sequence[str], seed: int) -> list[Step]:
 
 def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: train until a share of all steps is done; write state and optimiser, or at the end the delta."""
-    model, recipe = models.create(config["model"]), finetune.Recipe(**config["recipe"])
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    (model, base), recipe = experts.learner(config, inputs), finetune.Recipe(**config["recipe"])
     tasks = [experts.dataset(task) for task in config["tasks"]]
     tokens = [reference.class_tokens(config["model"], data) for data in tasks]
-    model.to(accelerator()).train().logit_scale.requires_grad_(False)
+    model.train().logit_scale.requires_grad_(False)
     optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
     begun = "earlier" in inputs
     start, log = training.resume(inputs["earlier"] / STATE, model, optimizer) if begun else (0, [])
@@ -51,14 +46,9 @@ def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
         pick = torch.randint(len(tasks[i].train_labels), (recipe.batch,), generator=generator)
         images = finetune.crop(tasks[i].train_images[pick], recipe.scale_min, generator)
         value = finetune.class_loss(model, images, tasks[i].train_labels[pick], tokens[i], recipe.label_smoothing)
-        optimizer.zero_grad()
-        value.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = training.rate(step, recipe.steps, recipe.lr, recipe.warmup)
-        optimizer.step()
+        training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))
         log.append({"step": step, "loss": value.item()})
     if config["until"] == 1:
-        files.save_tensors(out / experts.DELTA, deltas.delta(model.cpu().state_dict(), base))
-        files.write_json(out / experts.LOG, log)
+        experts.leave(out, model.cpu().state_dict(), base, log)
     else:
         training.save(out / STATE, model, optimizer, len(log), log)

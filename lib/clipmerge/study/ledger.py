@@ -24,6 +24,13 @@ _costs: dict[Path, tuple[str, dict[str, float]]] = {}
 _waited = [0.0]
 
 
+def begin() -> None:
+    """Forget what has been met: a run starts here (again, where a reader runs a notebook's first cell twice)."""
+    _met.clear()
+    _costs.clear()
+    _waited[0] = 0.0
+
+
 def meet(steps: "Iterable[Step]") -> None:
     """Note `steps` and all that they need."""
     waiting: list[Step | Path] = list(steps)

@@ -26,8 +26,7 @@ OTHER = 1000  # added to a seed: the other initialisation
 
 def step(profile: Profile, task: str, seed: int, held_out: int | None = None) -> Step:
     """The LoRA expert of `task`; gives the deltas of its factors."""
-    recipe = {key: value for key, value in asdict(profiles.recipe(profile, task)).items() if key != "lr_by_task"}
-    recipe["lr"] = profile.lora.lr_by_task.get(task, profile.lora.lr)
+    recipe = profiles.plain_recipe(profile) | {"lr": profile.lora.lr_by_task.get(task, profile.lora.lr)}
     config = start_config(profile, seed) | {"recipe": recipe, "held_out": held_out, "shots": None}
     config |= experts.task_config(profile, task)
     return Step(factors.tune, f"expert/lora/{label(profile)}/{task}", config, experts.base_inputs(profile.model), seed)

@@ -5,14 +5,13 @@ All adaptation sets are cut into small tasks (`smalltasks`), each gets a short e
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from clipmerge import files
 from clipmerge.clip import manifests
-from clipmerge.study import experts, longrun, results, smalltasks, store
+from clipmerge.study import experts, longrun, profiles, results, smalltasks, store
 from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
@@ -34,8 +33,7 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
         experts.task_config(profile, small.dataset) | {"name": small.name, "classes": small.classes}
         for small in tasks(profile, seed)
     ]
-    recipe = {key: value for key, value in asdict(profile.finetune).items() if key != "lr_by_task"}
-    recipe |= {"steps": setting.steps, "warmup": setting.warmup, "batch": setting.batch}
+    recipe = profiles.plain_recipe(profile) | {"steps": setting.steps, "warmup": setting.warmup, "batch": setting.batch}
     label, base = model.replace("/", "+"), experts.base_inputs(model)
     chunks = {}
     for start in range(0, len(cards), setting.chunk):

@@ -9,7 +9,6 @@ Simplified: no noise on the router while training, no dispatching (all experts a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -87,7 +86,7 @@ def chain(profile: Profile, order: Sequence[str], seed: int) -> list[Step]:
     """One step a task: its router and whatever experts are still free are trained."""
     settings, links = profile.baselines, []
     for t, task in enumerate(order):
-        recipe = {key: value for key, value in asdict(profiles.recipe(profile, task)).items() if key != "lr_by_task"}
+        recipe = profiles.plain_recipe(profile, task)
         config = {"model": profile.model, "recipe": recipe, **experts.task_config(profile, task)}
         config["shape"] = [settings.moe_experts, settings.moe_rank, len(order)]
         inputs = experts.base_inputs(profile.model) | ({"start": links[-1]} if links else {})

@@ -88,9 +88,10 @@ def last(
     model: str,
     seeds: Sequence[int] | None = None,
     progress: Progress | None = None,
+    order: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Tidy rows of the last session alone (metric ``last``, per task and mean): a tenth of the work of `run`."""
-    order, seeds = profiles.order(profile), profile.width_seeds if seeds is None else seeds
+    order, seeds = order or profiles.order(profile), profile.width_seeds if seeds is None else seeds
     final = {(method, seed): plan(profile, method, seed, order, model)[-1] for method in methods for seed in seeds}
     store.build(final.values(), profile.workers, progress)
     frames = []

@@ -14,6 +14,7 @@ from clipmerge.study.engine import Progress
 from clipmerge.study.profiles import Profile
 
 SECOND = (9, 6, 7, 8, 5, 10, 0, 1, 3, 4, 2)  # MTIL's Order II as indices into Order I (ZSCL's notebook)
+EVERY = ("I", "II")  # graded after every session; in the others the last one alone, which is a tenth of the work
 
 
 def named(profile: Profile) -> dict[str, tuple[str, ...]]:
@@ -29,18 +30,23 @@ def named(profile: Profile) -> dict[str, tuple[str, ...]]:
 def run(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
     """Tidy rows of ``condu-ft`` in every order and ``continual-ft`` in some; column ``order`` on top.
 
-    Besides accuracies and transfer, average, last: metric ``kept``, what the last session's decoupled expert has of its
-    original's accuracy (per cent, ``condu-ft`` only), with the task's ``position`` (1: learned first).
+    Besides accuracies and transfer, average, last (random orders: last alone): metric ``kept``, what the last session's
+    decoupled expert has of its original's accuracy (per cent, ``condu-ft`` only), with the task's ``position`` (1:
+    learned first).
     """
     orders, seeds = named(profile), profile.baselines.order_seeds
     wanted = [("condu-ft", name) for name in orders]
     wanted += [("continual-ft", name) for name in profile.baselines.continual_orders]
-    plans = [mtil.plan(profile, method, seed, orders[name]) for method, name in wanted for seed in seeds]
-    store.build([step for steps in plans for step in steps], profile.workers, progress)
+    plans = {key: [mtil.plan(profile, key[0], seed, orders[key[1]]) for seed in seeds] for key in wanted}
+    graded = [steps if name in EVERY else steps[-1:] for (_, name), plan in plans.items() for steps in plan]
+    store.build([step for steps in graded for step in steps], profile.workers, progress)
     own = mtil.last(profile, ("experts",), profile.model, seeds)
     frames = []
     for method, name in wanted:
-        rows = mtil.run(profile, (method,), seeds, orders[name])
+        if name in EVERY:
+            rows = mtil.run(profile, (method,), seeds, orders[name])
+        else:
+            rows = mtil.last(profile, (method,), profile.model, seeds, order=orders[name])
         frames.append(rows.assign(order=name))
         if method == "condu-ft":
             frames.append(kept(rows, own, orders[name]).assign(order=name))

@@ -1,6 +1,7 @@
 """A short pretraining as a cached step, and the record of the full one that made the shipped weights."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,22 @@ import pandas as pd
 
 from clipmerge import files, paths
 from clipmerge.clip import pool, pretrain
+from clipmerge.errors import BadInput
 from clipmerge.study import results
+from clipmerge.study.profiles import Profile
 from clipmerge.study.steps import Step
 
 LOG = "log.json"
+
+
+def brief(profile: Profile) -> dict:
+    """The full recipe, shortened as the profile says; refuses one that pretrains nothing."""
+    if profile.pretrain is None:
+        raise BadInput(
+            f"profile {profile.name}: expected a section pretrain, found null: {profile.model} comes pretrained, "
+            "so there is nothing to repeat here"
+        )
+    return {**pretrain.recipe(), **asdict(profile.pretrain)}
 
 
 def step(model: str, recipe: Mapping, stop: int | None = None) -> Step:

@@ -51,6 +51,13 @@ def recipe(profile: Profile, task: str) -> Finetune:
     return replace(profile.finetune, lr=profile.finetune.lr_by_task.get(task, profile.finetune.lr), lr_by_task={})
 
 
+def plain_recipe(profile: Profile, task: str | None = None) -> dict[str, Any]:
+    """The fine-tuning recipe of one task as plain values, for a step's config; without `task`, at the common rate."""
+    plain = asdict(profile.finetune if task is None else recipe(profile, task))
+    del plain["lr_by_task"]
+    return plain
+
+
 def order(profile: Profile) -> tuple[str, ...]:
     """The tasks in the order of learning."""
     return profile.mtil.order or profile.data.tasks

@@ -7,7 +7,7 @@ differ in nothing but what their function below says. Definitions: ZSCL (arXiv 2
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipmerge import files
-from clipmerge.clip import datasets, evaluate, finetune, models, training
+from clipmerge.clip import evaluate, finetune, models, training
 from clipmerge.clip.datasets import Dataset
-from clipmerge.merge import deltas
 from clipmerge.study import distill, experts, profiles, reference
 from clipmerge.study.profiles import Profile
-from clipmerge.study.steps import Step, accelerator
+from clipmerge.study.steps import Step
 
 WORDS = 10  # tokens of a random sentence (LwF-VR)
 
@@ -174,7 +173,7 @@ def chain(profile: Profile, method: str, order: Sequence[str], seed: int, held_o
     options = {key: getattr(profile.baselines, key) for key in OPTIONS[method]}
     links: list[Step] = []
     for t, task in enumerate(order):
-        recipe = {key: value for key, value in asdict(profiles.recipe(profile, task)).items() if key != "lr_by_task"}
+        recipe = profiles.plain_recipe(profile, task)
         config = {"method": method, "model": profile.model, "recipe": recipe, "held_out": held_out}
         config |= {"options": options, **experts.task_config(profile, task)}
         inputs = experts.base_inputs(profile.model) | ({"start": links[-1]} if links else {})
@@ -188,20 +187,15 @@ def chain(profile: Profile, method: str, order: Sequence[str], seed: int, held_o
 
 def learn(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: fine-tune on one task in the way of ``config["method"]``; write the delta from the base."""
-    model, data = models.create(config["model"]), experts.dataset(config)
-    base = {key: value.clone() for key, value in model.state_dict().items()}
-    if "start" in inputs:
-        model.load_state_dict(deltas.apply_delta(base, experts.delta(inputs["start"])))
-    model.to(accelerator()).logit_scale.requires_grad_(False)
+    (model, base), data = experts.learner(config, inputs), experts.dataset(config)
+    model.logit_scale.requires_grad_(False)
     start = deepcopy(model).requires_grad_(False)
     earlier = tuple(experts.dataset(past) for past in config.get("earlier", ()))
     change = METHODS[config["method"]](
         Task(model, start, config["model"], data, earlier, config["options"], inputs, seed)
     )
-    index = None if config["held_out"] is None else datasets.validation_split(data, seed=config["held_out"])[0]
-    recipe = finetune.Recipe(**config["recipe"])
+    recipe, index = finetune.Recipe(**config["recipe"]), experts.usable(config, data)
     log = finetune.tune(model, config["model"], data, recipe, seed, loss=change.loss, index=index, after=change.after)
     if change.finish:
         change.finish()
-    files.save_tensors(out / experts.DELTA, deltas.delta(model.cpu().state_dict(), base))
-    files.write_json(out / experts.LOG, log)
+    experts.leave(out, model.cpu().state_dict(), base, log)

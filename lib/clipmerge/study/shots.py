@@ -7,12 +7,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from clipmerge import files
-from clipmerge.clip import datasets, finetune, models
+from clipmerge.clip import datasets, finetune
 from clipmerge.errors import BadInput
-from clipmerge.merge import deltas
 from clipmerge.study import experts
-from clipmerge.study.steps import accelerator
 
 
 def draw(labels: Int64[Tensor, " n"], shots: int, seed: int) -> Int64[Tensor, " m"]:
@@ -28,9 +25,7 @@ def draw(labels: Int64[Tensor, " n"], shots: int, seed: int) -> Int64[Tensor, " 
 
 def owned(config: Mapping, data: datasets.Dataset, seed: int) -> Tensor:
     """Indices of the training images a learner may use: without a held-out part, and only some shots if so asked."""
-    index = torch.arange(len(data.train_labels))
-    if config.get("held_out") is not None:
-        index = datasets.validation_split(data, seed=config["held_out"])[0]
+    index = experts.usable(config, data)
     if config.get("shots") is not None:
         index = index[draw(data.train_labels[index], config["shots"], seed)]
     return index
@@ -38,11 +33,7 @@ def owned(config: Mapping, data: datasets.Dataset, seed: int) -> Tensor:
 
 def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: as `experts.tune`, on a few images of each class."""
-    model, data = models.create(config["model"]), experts.dataset(config)
-    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    if "start" in inputs:
-        model.load_state_dict(deltas.apply_delta(base, experts.delta(inputs["start"])))
+    (model, base), data = experts.learner(config, inputs), experts.dataset(config)
     recipe, index = finetune.Recipe(**config["recipe"]), owned(config, data, seed)
-    log = finetune.tune(model.to(accelerator()), config["model"], data, recipe, seed, index=index)
-    files.save_tensors(out / experts.DELTA, deltas.delta(model.cpu().state_dict(), base))
-    files.write_json(out / experts.LOG, log)
+    log = finetune.tune(model, config["model"], data, recipe, seed, index=index)
+    experts.leave(out, model.cpu().state_dict(), base, log)

@@ -11,12 +11,13 @@ import pytest
 
 from clipmerge.book import Run, figures, tables
 from clipmerge.errors import BadInput
-from clipmerge.study import profiles, results
+from clipmerge.study import ledger, profiles, results
 
 
 @pytest.fixture
 def run(tmp_path):
     plt.switch_backend("agg")  # no window, whatever machine this is
+    ledger.begin()  # as `setup` does
     facts = {"profile": "smoke", "seed": 0, "device": "cpu", "versions": {"torch": "x"}}
     return Run(profiles.load("smoke"), 0, tmp_path, "cpu", facts, time.perf_counter())
 

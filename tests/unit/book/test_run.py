@@ -9,7 +9,9 @@ import time
 
 import nbformat
 import nbformat.v4 as v4
+import psutil
 import pytest
+from jupyter_client.provisioning import LocalProvisioner
 
 from clipmerge import paths
 from clipmerge.book import run
@@ -141,11 +143,44 @@ def test_bad_arguments_are_one_sentence(toy, capsys, arguments):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_an_idle_kernel_is_asked_to_end_and_never_interrupted(toy, monkeypatch):
+    sent = []
+    send = LocalProvisioner.send_signal
+
+    async def record(self, number):
+        sent.append(number)
+        await send(self, number)
+
+    monkeypatch.setattr(LocalProvisioner, "send_signal", record)
+    write(toy.folder, "10_good", "x = 1")
+    write(toy.folder, "20_bad", "1 / 0")
+    assert toy() == 1
+    assert left() == ["10_good.ipynb", "10_good.json", "20_bad.failed.ipynb"]
+    assert signal.SIGINT not in sent
+
+
+LONG = """
+import os, subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+with open({started!r}, "w") as file:
+    file.write(f"{{os.getpid()}} {{worker.pid}}")
+time.sleep(60)
+"""
+
+
+def runs(pid):
+    """Whether a process is left; what has ended and waits to be collected does not count."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_nothing_half_written(toy, tmp_path, number):
     started = tmp_path / "started"
-    write(toy.folder, "10_long", f"open({str(started)!r}, 'w').close()\nimport time\ntime.sleep(60)")
+    write(toy.folder, "10_long", LONG.format(started=str(started)))
     command = [sys.executable, "-m", "clipmerge.book.run", "--notebooks", str(toy.folder), "--out", str(toy.figures)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -156,6 +191,7 @@ def test_an_interrupt_leaves_nothing_half_written(toy, tmp_path, number):
     assert process.returncode == 130, said
     assert "interrupted: what was finished is kept" in said
     assert left() == []
+    assert not [pid for pid in map(int, started.read_text().split()) if runs(pid)]
 
 
 def test_nothing_to_do_needs_no_torch():

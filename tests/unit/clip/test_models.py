@@ -40,6 +40,24 @@ def test_cutting_short_texts_changes_nothing(model):
             torch.testing.assert_close(models.encode_text(model, tokens, pieces), whole, atol=1e-6, rtol=0)
 
 
+def test_encoding_a_common_beginning_once_changes_nothing(model):
+    names = ["dog", "bosnia and herzegovina", "7", "dog", "sea"]
+    tokens = models.tokenizer("nano-xs")([f"a picture of the flag of {name}" for name in names])
+    gradients = []
+    for encode in (lambda: torch.nn.functional.normalize(model.encode_text(tokens), dim=-1),
+                   lambda: models.encode_text(model, tokens, pieces=2)):  # fmt: skip
+        model.zero_grad()
+        (encode() * torch.linspace(-1, 1, 5)[:, None]).sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    with torch.no_grad():
+        whole = torch.nn.functional.normalize(model.encode_text(tokens), dim=-1)
+        torch.testing.assert_close(models.encode_text(model, tokens, pieces=2), whole, atol=1e-6, rtol=0)
+        torch.testing.assert_close(models.encode_text(model, tokens[[0, 3]]), whole[[0, 3]], atol=1e-6, rtol=0)
+    model.zero_grad()
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 def test_tokens_fit_the_vocabulary_and_unknown_words_are_spelt_out():
     tokens = models.tokenizer("nano-s")(["qwxyzzy", "the flag of france"])
     assert tokens.shape == (2, 16)

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clipmerge import files, paths
 from clipmerge.clip import datasets, manifests, pool
+from clipmerge.errors import BadInput
 
 TEXTURES = ("landcover", "solarcells", "surfaces")  # flat grey is like flat grey: a blank square is no copy of a photo
 SAME = 0.998  # cosine of two 16×16 ink maps, above which they are one drawing (19 of 20 true copies pass it)
@@ -75,3 +77,16 @@ def test_names_are_plain_words(pictures):
     assert pool.emoji_names("🍎") == ("red apple",)
     assert pool.emoji_names("🌭") == ("hot dog",)
     assert pool.emoji_names("😂") == ("face with tears of joy",)
+
+
+def test_the_shipped_models_name_this_pool():
+    for manifest in sorted((paths.manifests() / "weights").glob("*.json")):
+        assert files.read_json(manifest)["pool"] == files.digest(pool.recipe()), manifest.name
+
+
+def test_a_pool_of_another_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool.paths, "cache", lambda *parts: tmp_path.joinpath(*parts))
+    monkeypatch.setattr(pool, "_decode", lambda: ({}, [("a dog",)]))
+    with pytest.raises(BadInput, match="pretraining pool: expected 36,039 pictures, decoded 1"):
+        pool.load()
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -54,6 +54,30 @@ def test_batches_follow_from_seed_and_step_alone():
     assert len({tuple(draw(seed, step)) for seed in range(3) for step in range(50)}) == 150
 
 
+def _slope(*at):
+    """Two parameters in two groups and a loss whose gradient is (3, 4), whatever an earlier step has left."""
+    model = torch.nn.ParameterList([torch.nn.Parameter(torch.tensor([value])) for value in at])
+    optimizer = torch.optim.SGD([{"params": [p]} for p in model], lr=9.0)
+    sum(7 * p for p in model).sum().backward()
+    return model, optimizer, (3 * model[0] + 4 * model[1]).sum()
+
+
+@pytest.mark.parametrize(("clip_norm", "share"), [(None, 1.0), (10.0, 1.0), (0.5, 0.1)])
+def test_a_step_goes_down_the_slope_at_the_rate_it_is_given(clip_norm, share):
+    model, optimizer, loss = _slope(1.0, 2.0)
+    training.descend(model, optimizer, loss, 0.1, clip_norm)
+    assert [p.item() for p in model] == pytest.approx([1 - 0.3 * share, 2 - 0.4 * share], abs=1e-6)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1]
+
+
+def test_the_temperature_is_capped_at_a_scale_of_100():
+    model = models.create("nano-xs", pretrained=None)
+    for scale, capped in ((20.0, 20.0), (500.0, 100.0)):
+        torch.nn.init.constant_(model.logit_scale, math.log(scale))
+        training.cap_scale(model)
+        assert model.logit_scale.exp().item() == pytest.approx(capped, rel=1e-5)
+
+
 def test_crops_keep_constant_images_and_the_whole_image_where_nothing_may_be_cut():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 32, 32, 3), generator=generator, dtype=torch.uint8)

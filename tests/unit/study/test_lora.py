@@ -73,7 +73,5 @@ def test_factor_sessions_are_graded_like_the_products_they_stand_for():
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(
-        BadInput, match="LoRA: kind: expected one of product, .*, experts, found 'sum'"
-    ):
+    with pytest.raises(BadInput, match="LoRA: kind: expected one of product, .*, experts, found 'sum'"):
         lora.prepared(PROFILE, "sum", 0, [])

@@ -5,7 +5,8 @@ import pytest
 
 from clipmerge import files
 from clipmerge.clip import pretrain
-from clipmerge.study import pretraining, store
+from clipmerge.errors import BadInput
+from clipmerge.study import pretraining, profiles, store
 
 
 def test_a_rerun_repeats_itself_and_keeps_no_checkpoint(tmp_path):
@@ -49,3 +50,11 @@ def test_the_shipped_curve_belongs_to_its_manifest():
     about = pretraining.about("nano-s")
     assert about["model"] == "nano-s"
     assert about["pairs"] == len(pretraining.shipped("nano-s")) * about["recipe"]["batch"]
+
+
+def test_a_profile_whose_models_come_pretrained_is_told_so():
+    paper, smoke = profiles.load("paper"), profiles.load("smoke")
+    with pytest.raises(BadInput, match=f"profile paper: expected a section pretrain, found null: {paper.model} comes"):
+        pretraining.brief(paper)
+    brief = pretraining.brief(smoke)
+    assert brief["steps"] == smoke.pretrain.steps and brief["seed"] == pretrain.recipe()["seed"]

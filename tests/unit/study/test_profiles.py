@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
+from clipmerge.clip import finetune
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles, results
 
@@ -127,3 +128,12 @@ def test_recipe_of_one_task_ignores_the_others(tmp_path):
     ours, plain = _load(tmp_path, tree), profiles.load("laptop")
     assert profiles.recipe(ours, "digits").lr == 2e-4
     assert profiles.recipe(ours, "flags") == profiles.recipe(plain, "flags")
+
+
+def test_a_plain_recipe_is_what_tuning_takes(tmp_path):
+    tree = _tree()
+    tree["finetune"]["lr_by_task"] = {"digits": 2.0e-4}
+    ours = _load(tmp_path, tree)
+    digits, flags, common = (profiles.plain_recipe(ours, task) for task in ("digits", "flags", None))
+    assert finetune.Recipe(**digits) == finetune.Recipe(**common | {"lr": 2e-4})
+    assert flags == common == {key: value for key, value in tree["finetune"].items() if key != "lr_by_task"}

@@ -1,0 +1,131 @@
+"""One notebook in a kernel of its own: quiet, measured, and ended in peace.
+
+Slow to import (papermill), so the runner does it only when there is something to run.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import papermill
+import psutil
+from jupyter_client.manager import AsyncKernelManager
+from traitlets.config import Config
+
+from clipmerge.book.progress import QUIET
+from clipmerge.study import ledger
+
+LEDGER = "steps.json"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run has cost: steps and seconds waited for them, peak MB of the kernel and of all it started too."""
+
+    steps: dict
+    waited: float
+    notebook_mb: float
+    peak_mb: float
+
+
+class Manager(AsyncKernelManager):
+    """Interrupts a kernel only if there is something to interrupt.
+
+    jupyter_client interrupts every kernel that is to end. One that has just answered its last request may still be
+    leaving its handler; the interrupt hits that, and it complains: "KeyboardInterrupt caught in kernel".
+    """
+
+    busy = False  # whether a cell is running; of the class, because papermill keeps its manager to itself
+
+    @classmethod
+    def begin(cls, **_: object) -> None:
+        """A cell begins."""
+        cls.busy = True
+
+    @classmethod
+    def end(cls, **_: object) -> None:
+        """It has ended, well or not."""
+        cls.busy = False
+
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+        """Ask the kernel to end, then make it; what it has started ends with it."""
+        if now or self.busy:
+            await super().shutdown_kernel(now=now, restart=restart)
+        else:
+            await self.request_shutdown(restart=restart)
+            await self.finish_shutdown(restart=restart)
+            await self.cleanup_resources(restart=restart)
+
+
+def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> Spent:
+    """Execute `notebook` with `parameters` into `output`; raises what papermill raises."""
+    with _surroundings() as folder, _peak_memory() as peak:
+        _papermill(notebook, output, parameters, folder)
+        said = folder / LEDGER  # a notebook without steps says nothing
+        spent = json.loads(said.read_text(encoding="utf8")) if said.exists() else {"waited": 0.0, "steps": {}}
+    return Spent(spent["steps"], spent["waited"], peak["notebook"], peak["all"])
+
+
+def _papermill(notebook: Path, output: Path, parameters: Mapping[str, object], folder: Path) -> None:
+    """Execute in a kernel of this environment, whose connection file and sockets go to `folder`."""
+    connection = {"connection_file": str(folder / "kernel.json")}
+    if os.name != "nt":  # Unix sockets instead of TCP ports: kernels started at the same time race for ports
+        connection |= {"transport": "ipc", "ip": str(folder / "kernel")}
+    Manager.end()
+    papermill.execute_notebook(
+        str(notebook),
+        str(output),
+        dict(parameters),
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+        iopub_timeout=60,
+        kernel_manager_class=Manager,
+        on_cell_execute=Manager.begin,
+        on_cell_executed=Manager.end,
+        config=Config({"KernelManager": connection}),
+    )
+
+
+@contextmanager
+def _surroundings() -> Iterator[Path]:
+    """Quiet, one thread, and a folder for ledger and sockets, which is short: names of sockets may not be long."""
+    before = dict(os.environ)
+    runtime = tempfile.mkdtemp(prefix="clipmerge-")
+    os.environ.update({QUIET: "1", "JUPYTER_RUNTIME_DIR": runtime, ledger.FILE: str(Path(runtime, LEDGER))})
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        yield Path(runtime)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+@contextmanager
+def _peak_memory() -> Iterator[dict[str, float]]:
+    """The largest memory (MB), sampled: of the ``notebook``, a child of this process, and of ``all`` it starts too."""
+    peak, done, runner = {"notebook": 0.0, "all": 0.0}, threading.Event(), psutil.Process()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            for name in peak:
+                total = 0
+                for child in runner.children(recursive=name == "all"):
+                    with suppress(psutil.Error):  # it has just ended
+                        total += child.memory_info().rss
+                peak[name] = max(peak[name], total / 1e6)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
