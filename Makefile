@@ -2,6 +2,7 @@
 PYTHON  ?= python3
 PY      := .venv/bin/python
 STAMP   := .venv/.installed
+PROFILE ?= laptop
 NBVAL   := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
 # One process uses one thread, so that serial and parallel runs agree bit for bit.
 export OMP_NUM_THREADS ?= 1
@@ -25,8 +26,8 @@ $(STAMP): requirements.lock pyproject.toml
 data: setup ## fetch and decode the data sets and the pretraining pool into the cache
 	$(PY) -c "from clipmerge.clip import datasets, pool; datasets.prepare(); pool.load()"
 
-figures: data ## every figure and table at the laptop profile, into figures/laptop
-	$(PY) -m clipmerge.book.run --profile laptop
+figures: data ## every figure and table, into figures/laptop (PROFILE=overnight: with all that laptop leaves out)
+	$(PY) -m clipmerge.book.run --profile $(PROFILE)
 
 smoke: data ## every notebook at toy scale, in a few minutes
 	$(PY) -m clipmerge.book.run --profile smoke

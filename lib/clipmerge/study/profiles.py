@@ -1,7 +1,8 @@
 """Profiles: every number an experiment depends on, read strictly from one YAML file into frozen dataclasses.
 
 ``smoke`` checks the code, ``laptop`` is what the committed figures show, ``paper`` is the papers' own scale. A key that
-is unknown, missing or of the wrong type is refused with its dotted name: a typo must never mean "use the default".
+is unknown, missing or of the wrong type is refused with its dotted name: a typo must never mean "use the default". A
+file that begins with ``extends: laptop`` need only say what is different; ``overnight`` is made so.
 """
 
 import types
@@ -28,18 +29,35 @@ def load(name_or_path: str | Path) -> Profile:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name_or_path}.yaml"
+    profile = _read(Profile, {"name": path.stem, **_tree(path, str(name_or_path))}, path.name, ())
+    _check(profile, path.name)
+    return profile
+
+
+def _tree(path: Path, asked: str) -> dict[str, Any]:
+    """What a file says, on top of what the profile it `extends` says."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         expected = f"one of {', '.join(names())} or a YAML file"
-        raise BadInput(f"profile: expected {expected}, found {str(name_or_path)!r}") from None
+        raise BadInput(f"profile: expected {expected}, found {asked!r}") from None
     except yaml.YAMLError as error:
         raise BadInput(f"{path.name}: expected YAML, found {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or "name" in tree:
         raise BadInput(f"{path.name}: expected a mapping of keys other than 'name', which the file's name gives")
-    profile = _read(Profile, {"name": path.stem, **tree}, path.name, ())
-    _check(profile, path.name)
-    return profile
+    if "extends" not in tree:
+        return tree
+    base = tree.pop("extends")
+    if base not in names() or base == path.stem:
+        raise BadInput(f"{path.name}: extends: expected another one of {', '.join(names())}, found {base!r}")
+    return _over(_tree(FOLDER / f"{base}.yaml", base), tree)
+
+
+def _over(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` laid over `base`: mappings key by key, everything else whole."""
+    both = {key: _over(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+            for key, value in own.items()}  # fmt: skip
+    return base | both
 
 
 def recipe(profile: Profile, task: str) -> Finetune:

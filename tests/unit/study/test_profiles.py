@@ -20,11 +20,11 @@ def _load(tmp_path, tree):
     return profiles.load(path)
 
 
-def test_three_profiles_come_with_the_package():
-    assert profiles.names() == ("laptop", "paper", "smoke")
+def test_four_profiles_come_with_the_package():
+    assert profiles.names() == ("laptop", "overnight", "paper", "smoke")
 
 
-@pytest.mark.parametrize("name", ["smoke", "laptop", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "laptop", "overnight", "paper"])
 def test_every_profile_loads(name):
     profile = profiles.load(name)
     assert profile.name == name
@@ -102,7 +102,7 @@ def test_no_key_has_a_hidden_default(tmp_path, where):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(BadInput, match="expected one of laptop, paper, smoke or a YAML file, found 'desktop'"):
+    with pytest.raises(BadInput, match="one of laptop, overnight, paper, smoke or a YAML file, found 'desktop'"):
         profiles.load("desktop")
 
 
@@ -137,3 +137,32 @@ def test_a_plain_recipe_is_what_tuning_takes(tmp_path):
     digits, flags, common = (profiles.plain_recipe(ours, task) for task in ("digits", "flags", None))
     assert finetune.Recipe(**digits) == finetune.Recipe(**common | {"lr": 2e-4})
     assert flags == common == {key: value for key, value in tree["finetune"].items() if key != "lr_by_task"}
+
+
+def test_a_profile_says_only_what_differs_from_the_one_it_extends(tmp_path):
+    ours = _load(tmp_path, {"extends": "laptop", "seeds": [5], "finetune": {"steps": 70}})
+    laptop = profiles.load("laptop")
+    assert (ours.name, ours.seeds, ours.finetune.steps) == ("mine", (5,), 70)
+    assert dataclasses.replace(ours.finetune, steps=laptop.finetune.steps) == laptop.finetune
+    assert ours.temporal == laptop.temporal
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        ({"extends": "desktop"}, "extends: expected another one of laptop, overnight, paper, smoke, found 'desktop'"),
+        ({"extends": ["laptop"]}, "extends: expected another one of"),
+        ({"extends": "laptop", "finetune": {"lrr": 1.0}}, "finetune.lrr: expected one of"),
+        ({"extends": "laptop", "finetune": 3}, "finetune: expected a mapping, found 3"),
+    ],
+)
+def test_extending_is_as_strict(tmp_path, tree, says):
+    with pytest.raises(BadInput, match=f"mine.yaml: {says}"):
+        _load(tmp_path, tree)
+
+
+def test_overnight_adds_to_laptop_and_changes_no_recipe():
+    overnight, laptop = profiles.load("overnight"), profiles.load("laptop")
+    assert (overnight.finetune, overnight.data, overnight.seeds) == (laptop.finetune, laptop.data, laptop.seeds)
+    assert set(overnight.baselines.methods) > set(laptop.baselines.methods)
+    assert set(overnight.temporal.compute) > set(laptop.temporal.compute)
