@@ -64,6 +64,7 @@ class FewShot:
     lora_lr: float
     lora_lr_by_task: Mapping[str, float] = field(hash=False)
     session_seeds: tuple[int, ...]
+    methods: tuple[str, ...]
 
 
 @dataclass(frozen=True)
