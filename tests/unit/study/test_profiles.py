@@ -102,7 +102,8 @@ def test_no_key_has_a_hidden_default(tmp_path, where):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(BadInput, match="one of laptop, overnight, paper, smoke or a YAML file, found 'desktop'"):
+    known = "laptop, overnight, paper, smoke"
+    with pytest.raises(BadInput, match=f"expected one of {known} or a YAML file, found 'desktop'"):
         profiles.load("desktop")
 
 
