@@ -17,7 +17,7 @@ from clipmerge.clip import models, prompts
 from clipmerge.clip.datasets import Dataset
 
 SCALE = 100.0  # CLIP's logit scale at the end of training; argmax and mean do not depend on it
-BATCH = 256
+BATCH = 128  # activations of a larger one do not fit into the caches
 
 
 @torch.no_grad()

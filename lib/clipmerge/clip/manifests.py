@@ -9,16 +9,17 @@ import fnmatch
 import functools
 import json
 import os
+import reprlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jsonschema
+import fastjsonschema
 import yaml
 
 from clipmerge import files, paths
@@ -70,11 +71,16 @@ def _read_yaml(path: Path, schema: str) -> dict:
         raise BadInput(f"{path.name}: expected a manifest in {path.parent}, found none") from None
     except yaml.YAMLError as error:
         raise BadInput(f"{path}: expected YAML, found {str(error).splitlines()[0]}") from None
-    rules = json.loads((paths.manifests() / "schema" / schema).read_text(encoding="utf8"))
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(rules).iter_errors(value))
-    if error:
-        raise BadInput(f"{path}: at {error.json_path}, {error.message}")
+    try:
+        _rules(paths.manifests() / "schema" / schema)(value, name_prefix="$")
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise BadInput(f"{path}: {error.message}, found {reprlib.repr(error.value)}") from None
     return value
+
+
+@functools.cache
+def _rules(schema: Path) -> Callable:
+    return fastjsonschema.compile(json.loads(schema.read_text(encoding="utf8")))
 
 
 @functools.cache

@@ -27,7 +27,7 @@ def earlier(profile: Profile, method: str, seed: int) -> list[Step]:
         if method == "average":
             found.append(views.step(profile, kept["model"], order))
         else:
-            label = f"agnostic/{method}/{profile.model.replace('/', '+')}/{t:02d}"
+            label = f"agnostic/{method}/{experts.label(profile.model)}/{t:02d}"
             inputs = {"reading": reading, "traits": seen} | experts.base_inputs(profile.model) | dict(kept)
             found.append(Step(answers.answer, label, config | {"seen": t}, inputs))
     return found

@@ -34,7 +34,7 @@ def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None =
     else:
         raise BadInput(f"baseline: expected one of {', '.join(METHODS)}, found {method!r}")
     config = {"model": profile.model, "tasks": [experts.task_config(profile, task) for task in order]}
-    base, name = experts.base_inputs(profile.model), f"grade/{method}/{profile.model.replace('/', '+')}"
+    base, name = experts.base_inputs(profile.model), f"grade/{method}/{experts.label(profile.model)}"
     return [Step(grading.grade_model, f"{name}/{t:02d}", config, base | {"model": m}) for t, m in enumerate(kept, 1)]
 
 

@@ -17,7 +17,7 @@ from clipmerge.study.steps import Step
 
 def plan(profile: Profile, seed: int) -> dict[str, Step]:
     """The three steps that measure; asking is timed over the classes of the first task."""
-    order, setting, label = profiles.order(profile), profile.cost, profile.model.replace("/", "+")
+    order, setting, label = profiles.order(profile), profile.cost, experts.label(profile.model)
     tasks = [experts.task_config(profile, task) for task in order]
     base = experts.base_inputs(profile.model)
     shared = {"model": profile.model, "repeats": setting.repeats}

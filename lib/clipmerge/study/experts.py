@@ -45,7 +45,7 @@ def step(profile: Profile, task: str, seed: int, model: str = "", held_out: int 
     """
     model = model or profile.model
     return Step(
-        tune, f"expert/{_label(model)}/{task}", _config(profile, task, model, held_out), base_inputs(model), seed
+        tune, f"expert/{label(model)}/{task}", _config(profile, task, model, held_out), base_inputs(model), seed
     )
 
 
@@ -58,11 +58,12 @@ def continual(profile: Profile, order: Sequence[str], seed: int, model: str = ""
     chain = [step(profile, order[0], seed, model)]
     for task in order[1:]:
         inputs = base_inputs(model) | {"start": chain[-1]}
-        chain.append(Step(tune, f"continual/{_label(model)}/{task}", _config(profile, task, model), inputs, seed))
+        chain.append(Step(tune, f"continual/{label(model)}/{task}", _config(profile, task, model), inputs, seed))
     return chain
 
 
-def _label(model: str) -> str:
+def label(model: str) -> str:
+    """A model's name as a part of a path."""
     return model.replace("/", "+")
 
 

@@ -30,14 +30,14 @@ def step(profile: Profile, task: str, seed: int, start: Step | None = None) -> S
     """The few-shot expert of `task`, from the base or (a link of a chain) from where `start` has ended."""
     inputs = experts.base_inputs(profile.model) | ({"start": start} if start else {})
     config = {"model": profile.model, "recipe": recipe(profile, task)} | _owned(profile, task)
-    name = f"{'continual' if start else 'expert'}/few/{lora.label(profile)}/{task}"
+    name = f"{'continual' if start else 'expert'}/few/{experts.label(profile.model)}/{task}"
     return Step(shots.tune, name, config, inputs, seed)
 
 
 def lora_step(profile: Profile, task: str, seed: int) -> Step:
     """The few-shot LoRA expert of `task`; gives the deltas of its factors."""
     config = lora.start_config(profile, seed) | {"recipe": recipe(profile, task, with_lora=True)}
-    name = f"expert/few-lora/{lora.label(profile)}/{task}"
+    name = f"expert/few-lora/{experts.label(profile.model)}/{task}"
     config |= _owned(profile, task)
     return Step(factors.tune, name, config, experts.base_inputs(profile.model), seed)
 
@@ -62,7 +62,9 @@ def shot_prototypes(profile: Profile, seed: int, order: Sequence[str]) -> Step:
     """Prototypes of all tasks from the shots of one seed."""
     tasks = [experts.task_config(profile, task) for task in sorted(order)]
     config = {"model": profile.model, "tasks": tasks, "shots": profile.few_shot.shots}
-    return Step(handful.read, f"reading/few/{lora.label(profile)}", config, experts.base_inputs(profile.model), seed)
+    return Step(
+        handful.read, f"reading/few/{experts.label(profile.model)}", config, experts.base_inputs(profile.model), seed
+    )
 
 
 def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None = None) -> list[Step]:
@@ -73,7 +75,7 @@ def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None =
     if method == "zero-shot":
         return mtil.plan(profile, method, seed, order)
     known, base = tuned(profile, method, seed, order), experts.base_inputs(profile.model)
-    name = f"few/{method}/{lora.label(profile)}"
+    name = f"few/{method}/{experts.label(profile.model)}"
     config = {"model": profile.model, "tasks": [experts.task_config(profile, task) for task in order]}
     guide = {"reading": mtil.reading(profile, order), "shots": shot_prototypes(profile, seed, order)}
     kind = "condu-ft" if method == "condu-lora" else method

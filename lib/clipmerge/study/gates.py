@@ -30,7 +30,7 @@ STRENGTHS = (1.0, 10.0, 100.0)  # inverse regularisation of the router, to choos
 def step(profile: Profile, seen: Step, seed: int) -> Step:
     """Fit the gates on what the base sees of the training part (`seen`, a step of `traits`); `seed` splits it."""
     tasks = [experts.task_config(profile, task) for task in profiles.order(profile)]
-    return Step(fit, f"gate/{profile.model.replace('/', '+')}", {"tasks": tasks}, {"traits": seen}, seed)
+    return Step(fit, f"gate/{experts.label(profile.model)}", {"tasks": tasks}, {"traits": seen}, seed)
 
 
 def fit(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:

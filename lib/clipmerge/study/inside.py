@@ -46,7 +46,7 @@ def _tuned(profile: Profile, seed: int) -> list[Step]:
 
 def _kept(profile: Profile, method: str, seed: int) -> list[Step]:
     """The sessions of ``condu-ft`` or ``emr``: the steps that `mtil` grades."""
-    name = f"{method}/{profile.model.replace('/', '+')}"
+    name = f"{method}/{experts.label(profile.model)}"
     return [kept["session"] for kept in sessions.build(method, name, _tuned(profile, seed), profile.mtil.rescaler)]
 
 

@@ -26,7 +26,7 @@ def chain(profile: Profile, tasks: Sequence[str], seed: int) -> list[Step]:
     parts: list[Step] = []
     for part in range(1, PARTS + 1):
         inputs = experts.base_inputs(profile.model) | ({"earlier": parts[-1]} if parts else {})
-        name = f"joint/{profile.model.replace('/', '+')}/{part}"
+        name = f"joint/{experts.label(profile.model)}/{part}"
         parts.append(Step(train, name, config | {"until": part / PARTS}, inputs, seed))
     return parts
 

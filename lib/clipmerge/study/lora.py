@@ -29,12 +29,13 @@ def step(profile: Profile, task: str, seed: int, held_out: int | None = None) ->
     recipe = profiles.plain_recipe(profile) | {"lr": profile.lora.lr_by_task.get(task, profile.lora.lr)}
     config = start_config(profile, seed) | {"recipe": recipe, "held_out": held_out, "shots": None}
     config |= experts.task_config(profile, task)
-    return Step(factors.tune, f"expert/lora/{label(profile)}/{task}", config, experts.base_inputs(profile.model), seed)
-
-
-def label(profile: Profile) -> str:
-    """The model's name as a part of a path."""
-    return profile.model.replace("/", "+")
+    return Step(
+        factors.tune,
+        f"expert/lora/{experts.label(profile.model)}/{task}",
+        config,
+        experts.base_inputs(profile.model),
+        seed,
+    )
 
 
 def start_config(profile: Profile, seed: int) -> dict:
@@ -60,7 +61,7 @@ def plan(profile: Profile, kind: str, seed: int, order: Sequence[str] | None = N
     """The steps that grade ConDU on LoRA experts after each session (as `mtil.plan`)."""
     order = tuple(order or profiles.order(profile))
     known = prepared(profile, kind, seed, [step(profile, task, seed) for task in order])
-    name = f"condu-lora/{kind}/{label(profile)}"
+    name = f"condu-lora/{kind}/{experts.label(profile.model)}"
     dense = kind in ("product", "experts")
     config = {} if dense else start_config(profile, seed + OTHER * (kind == "other-init"))
     config |= {"model": profile.model, "tasks": [experts.task_config(profile, task) for task in order]}

@@ -34,7 +34,7 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
         for small in tasks(profile, seed)
     ]
     recipe = profiles.plain_recipe(profile) | {"steps": setting.steps, "warmup": setting.warmup, "batch": setting.batch}
-    label, base = model.replace("/", "+"), experts.base_inputs(model)
+    label, base = experts.label(model), experts.base_inputs(model)
     chunks = {}
     for start in range(0, len(cards), setting.chunk):
         config = {"model": model, "recipe": recipe, "tasks": cards[start : start + setting.chunk]}

@@ -90,7 +90,7 @@ def chain(profile: Profile, order: Sequence[str], seed: int) -> list[Step]:
         config = {"model": profile.model, "recipe": recipe, **experts.task_config(profile, task)}
         config["shape"] = [settings.moe_experts, settings.moe_rank, len(order)]
         inputs = experts.base_inputs(profile.model) | ({"start": links[-1]} if links else {})
-        name = f"moe-adapters/{profile.model.replace('/', '+')}/{task}"
+        name = f"moe-adapters/{experts.label(profile.model)}/{task}"
         links.append(Step(learn, name, config | {"number": t}, inputs, seed))
     return links
 

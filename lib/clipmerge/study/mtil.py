@@ -26,7 +26,7 @@ def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None =
         tuned = experts.continual(profile, order, seed, model)
     else:
         tuned = [experts.step(profile, task, seed, model) for task in order]
-    name, base = f"{method}/{model.replace('/', '+')}", experts.base_inputs(model)
+    name, base = f"{method}/{experts.label(model)}", experts.base_inputs(model)
     config = {"model": model, "tasks": [experts.task_config(profile, task) for task in order]}
     grades = []
     for t, kept in enumerate(sessions.build(method, name, tuned, profile.mtil.rescaler)):
@@ -48,7 +48,7 @@ def reading(profile: Profile, order: Sequence[str], model: str = "") -> Step:
     """What the base sees: features and logits of all test images, and every task's prototypes."""
     model = model or profile.model
     tasks = [experts.task_config(profile, task) for task in sorted(order)]
-    name = f"reading/{model.replace('/', '+')}"
+    name = f"reading/{experts.label(model)}"
     return Step(grading.read, name, {"model": model, "tasks": tasks}, experts.base_inputs(model))
 
 

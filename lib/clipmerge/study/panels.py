@@ -40,7 +40,7 @@ def tuned(profile: Profile, seed: int) -> list[Step]:
 
 def session(profile: Profile, method: str, seed: int, seen: int) -> Mapping[str, Step]:
     """What `method` keeps after `seen` sessions, as the inputs that `mtil` grades: the same cached steps."""
-    name = f"{method}/{profile.model.replace('/', '+')}"
+    name = f"{method}/{experts.label(profile.model)}"
     return sessions.build(method, name, tuned(profile, seed)[:seen], profile.mtil.rescaler)[-1]
 
 

@@ -181,7 +181,7 @@ def chain(profile: Profile, method: str, order: Sequence[str], seed: int, held_o
             config["earlier"] = [experts.task_config(profile, past) for past in order[:t]]
         if method == "zscl":
             inputs["reference"] = reference.step(profile)
-        links.append(Step(learn, f"{method}/{profile.model.replace('/', '+')}/{task}", config, inputs, seed))
+        links.append(Step(learn, f"{method}/{experts.label(profile.model)}/{task}", config, inputs, seed))
     return links
 
 

@@ -49,7 +49,7 @@ class Setting:
     @property
     def label(self) -> str:
         """Where its steps are: model and stream."""
-        return f"time/{self.model.replace('/', '+')}/{self.stream.name}-{len(self.stream.chunks)}"
+        return f"time/{experts.label(self.model)}/{self.stream.name}-{len(self.stream.chunks)}"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def texts(profile: Profile, every: Sequence[Pair]) -> Float[Tensor, "n dim"]:
         "model": profile.model,
         "digests": {name: manifests.load(name).digest for name in profile.temporal.adaptation},
     }
-    step = Step(read_texts, f"time/{profile.model.replace('/', '+')}/texts", config, experts.base_inputs(profile.model))
+    step = Step(read_texts, f"time/{experts.label(profile.model)}/texts", config, experts.base_inputs(profile.model))
     heads = files.load_tensors(store.get(step) / "texts.safetensors")
     return torch.stack([heads[name][number] for name, number in every])
 

@@ -32,7 +32,7 @@ def step(profile: Profile, tasks: Sequence[str], kept: Step | None = None, model
     model = model or profile.model
     config = {"model": model, "tasks": [experts.task_config(profile, task) for task in sorted(tasks)]}
     inputs = experts.base_inputs(model) | ({"model": kept} if kept else {})
-    return Step(see, f"traits/{kept.name if kept else model.replace('/', '+')}", config, inputs)
+    return Step(see, f"traits/{kept.name if kept else experts.label(model)}", config, inputs)
 
 
 def see(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:

@@ -21,7 +21,7 @@ CODES = (*BOUNDS, "packed", "packed where u ≠ 0", "run-length", "zlib", "zlib 
 def last_session(profile: Profile, seed: int) -> Step:
     """ConDU's state after the last task; the same step that `mtil` grades."""
     tuned = [experts.step(profile, task, seed) for task in profiles.order(profile)]
-    name = f"condu-ft/{profile.model.replace('/', '+')}"
+    name = f"condu-ft/{experts.label(profile.model)}"
     return sessions.build("condu-ft", name, tuned, profile.mtil.rescaler)[-1]["session"]
 
 
@@ -34,7 +34,7 @@ def kinds(profile: Profile) -> list[tuple[str, float]]:
 
 def plan(profile: Profile, seed: int) -> dict[tuple[str, float] | str, Step]:
     """One grading step for each of `kinds`, and the step ``codes`` that measures the masks as they are."""
-    session, label = last_session(profile, seed), profile.model.replace("/", "+")
+    session, label = last_session(profile, seed), experts.label(profile.model)
     tasks = [experts.task_config(profile, task) for task in profiles.order(profile)]
     steps: dict = {"codes": Step(maskcodes.measure, f"triggers/{label}/codes", {}, {"session": session})}
     for kind, value in kinds(profile):

@@ -19,7 +19,7 @@ def sets(profile: Profile) -> dict[str, str]:
 def step(profile: Profile, model: str) -> Step:
     """Grade one untouched model on all of `sets`."""
     config = {"model": model, "tasks": [experts.task_config(profile, name) for name in sets(profile)]}
-    return Step(grading.grade_model, f"zero-shot/{model.replace('/', '+')}", config, experts.base_inputs(model))
+    return Step(grading.grade_model, f"zero-shot/{experts.label(model)}", config, experts.base_inputs(model))
 
 
 def run(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:

@@ -191,12 +191,14 @@ def test_validation_split_depends_on_the_seed_and_refuses_nonsense():
             datasets.validation_split(data, fraction)
 
 
-def test_limit_takes_the_first_of_every_class():
+def test_limit_takes_some_of_every_class_spread_evenly():
     data = synthetic([5, 1, 3])
     small = datasets.limit(data, per_class_train=2, per_class_test=1)
     assert torch.bincount(small.train_labels).tolist() == [2, 1, 2] and small.test_labels.tolist() == [0, 1, 2]
     first = (data.train_labels == 2).nonzero().squeeze(1)[:2]
     assert torch.equal(small.train_images[small.train_labels == 2], data.train_images[first])
+    spread = data.train_images[(data.train_labels == 0).nonzero().squeeze(1)[[0, 2]]]
+    assert torch.equal(small.train_images[small.train_labels == 0], spread)
     with pytest.raises(BadInput, match="images per class: expected at least 1, found 0"):
         datasets.limit(data, 0, 1)
 

@@ -124,10 +124,10 @@ def test_unknown_names_are_refused():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"colour": "red"}, "'colour' was unexpected"),
-        ({"templates": ["no place for the class"] * 4}, r"at \$\.templates"),
-        ({"digest": "abc"}, r"at \$\.digest"),
-        ({"title": None}, r"at \$\.title"),
+        ({"colour": "red"}, r"vehicles.yaml: \$ must not contain \{'colour'\} properties"),
+        ({"templates": ["no place for the class"] * 4}, r"\$\.templates\[0\] must match pattern .*, found 'no place for the class'"),
+        ({"digest": "abc"}, r"\$\.digest must match pattern .*, found 'abc'"),
+        ({"title": None}, r"\$\.title must be string, found None"),
         ({"name": "other"}, "expected name 'vehicles', found 'other'"),
     ],
 )

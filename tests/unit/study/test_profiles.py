@@ -165,5 +165,5 @@ def test_extending_is_as_strict(tmp_path, tree, says):
 def test_overnight_adds_to_laptop_and_changes_no_recipe():
     overnight, laptop = profiles.load("overnight"), profiles.load("laptop")
     assert (overnight.finetune, overnight.data, overnight.seeds) == (laptop.finetune, laptop.data, laptop.seeds)
-    assert set(overnight.baselines.methods) > set(laptop.baselines.methods)
+    assert set(overnight.baselines.seeds) > set(laptop.baselines.seeds)
     assert set(overnight.temporal.compute) > set(laptop.temporal.compute)
