@@ -7,7 +7,6 @@ reader's own pip (and thus from the index the reader has configured), checked ag
 
 import fnmatch
 import functools
-import json
 import os
 import reprlib
 import shutil
@@ -80,7 +79,7 @@ def _read_yaml(path: Path, schema: str) -> dict:
 
 @functools.cache
 def _rules(schema: Path) -> Callable:
-    return fastjsonschema.compile(json.loads(schema.read_text(encoding="utf8")))
+    return fastjsonschema.compile(files.read_json(schema))
 
 
 @functools.cache

@@ -6,7 +6,6 @@ merges, and committed safetensors weights. Any open_clip model works in its plac
 
 import functools
 import gzip
-import json
 import logging
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def weights(name: str) -> Path:
     manifest = folder / f"{name}.json"
     if not manifest.exists():
         raise BadInput(f"{manifest}: expected a weights manifest (made by `make pretrain`), found none")
-    expected = json.loads(manifest.read_text(encoding="utf8"))["sha256"]
+    expected = files.read_json(manifest)["sha256"]
     path = folder / f"{name}.safetensors"
     found = _sha256(path, path.stat().st_mtime_ns) if path.exists() else "no file"
     if found != expected:
@@ -100,7 +99,7 @@ def tokenizer(spec: str):
         lines = gzip.decompress(Path(default_bpe()).read_bytes()).decode("utf8").split("\n")[: MERGES + 1]
         with files.atomic(path) as partial:
             partial.write_bytes(gzip.compress("\n".join(lines).encode("utf8"), mtime=0))
-    context = json.loads((CONFIGS / f"{name}.json").read_text())["text_cfg"]["context_length"]
+    context = files.read_json(CONFIGS / f"{name}.json")["text_cfg"]["context_length"]
     found = SimpleTokenizer(bpe_path=str(path), context_length=context)
     found.encode = functools.lru_cache(1 << 16)(found.encode)  # the same class names, over and over
     return found
