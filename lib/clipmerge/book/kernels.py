@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,12 @@ LEDGER = "steps.json"
 
 @dataclass(frozen=True)
 class Spent:
-    """What a run has cost: steps and seconds waited for them, peak MB of the kernel and of all it started too."""
+    """What a run has cost: steps, seconds waited for them, processor seconds of the kernel for anything else, peak MB
+    of the kernel and of all it started too."""
 
     steps: dict
     waited: float
+    computed: float
     notebook_mb: float
     peak_mb: float
 
@@ -65,11 +67,13 @@ class Manager(AsyncKernelManager):
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> Spent:
     """Execute `notebook` with `parameters` into `output`; raises what papermill raises."""
-    with _surroundings() as folder, _peak_memory() as peak:
+    with _surroundings() as folder, _watched() as peak:
         _papermill(notebook, output, parameters, folder)
         said = folder / LEDGER  # a notebook without steps says nothing
-        spent = json.loads(said.read_text(encoding="utf8")) if said.exists() else {"waited": 0.0, "steps": {}}
-    return Spent(spent["steps"], spent["waited"], peak["notebook"], peak["all"])
+        nothing = {"waited": 0.0, "busy": 0.0, "steps": {}}
+        spent = json.loads(said.read_text(encoding="utf8")) if said.exists() else nothing
+    computed = peak["processor"] - spent["busy"]
+    return Spent(spent["steps"], spent["waited"], computed, peak["notebook"], peak["all"])
 
 
 def _papermill(notebook: Path, output: Path, parameters: Mapping[str, object], folder: Path) -> None:
@@ -109,18 +113,19 @@ def _surroundings() -> Iterator[Path]:
 
 
 @contextmanager
-def _peak_memory() -> Iterator[dict[str, float]]:
-    """The largest memory (MB), sampled: of the ``notebook``, a child of this process, and of ``all`` it starts too."""
-    peak, done, runner = {"notebook": 0.0, "all": 0.0}, threading.Event(), psutil.Process()
+def _watched() -> Iterator[dict[str, float]]:
+    """The largest memory (MB), sampled: of the ``notebook``, a child of this process, and of ``all`` it starts too.
+
+    ``processor``: seconds of computing by the notebook's kernel itself.
+    """
+    peak, done, runner = {"notebook": 0.0, "all": 0.0, "processor": 0.0}, threading.Event(), psutil.Process()
 
     def watch() -> None:
         while not done.wait(0.2):
-            for name in peak:
-                total = 0
-                for child in runner.children(recursive=name == "all"):
-                    with suppress(psutil.Error):  # it has just ended
-                        total += child.memory_info().rss
-                peak[name] = max(peak[name], total / 1e6)
+            notebook, processor = _sample(runner.children())
+            everything, _ = _sample(runner.children(recursive=True))
+            for name, now in {"notebook": notebook, "all": everything, "processor": processor}.items():
+                peak[name] = max(peak[name], now)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -129,3 +134,13 @@ def _peak_memory() -> Iterator[dict[str, float]]:
     finally:
         done.set()
         thread.join()
+
+
+def _sample(processes: Iterable[psutil.Process]) -> tuple[float, float]:
+    """Memory (MB) and seconds of computing so far, of all of them together."""
+    memory = seconds = 0.0
+    for process in processes:
+        with suppress(psutil.Error):  # it has just ended
+            memory += process.memory_info().rss / 1e6
+            seconds += sum(process.cpu_times()[:2])  # its own, not its children's
+    return memory, seconds

@@ -2,6 +2,8 @@
 
     python -m clipmerge.book.run --profile laptop [--only 11] [--seed 0] [--out FOLDER] [--force]
 
+Those of ConDU run beside those of TIME (`lanes`), unless ``--one-by-one`` is asked for, which takes half the memory.
+
 papermill rewrites its output at every cell and leaves broken files behind, so it writes to ``NAME.partial.ipynb``.
 That becomes ``NAME.ipynb`` when every cell has run and every declared figure is there, otherwise ``NAME.failed.ipynb``.
 The record ``NAME.json`` (what the run depended on, minutes, memory) is written last: no record, no run.
@@ -14,6 +16,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +24,7 @@ import nbformat
 import psutil
 
 from clipmerge import files, paths
-from clipmerge.book import keys, notebooks
+from clipmerge.book import keys, lanes, notebooks
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles
 
@@ -52,17 +55,17 @@ class Job:
         return Path(self.out) if self.out else paths.figures(self.profile.name)
 
 
-def plan(profile: str, seed: int, out: str, only: str, folder: Path | None) -> list[Job]:
+def plan(profile: str, seed: int, out: str, only: Sequence[str], folder: Path | None) -> list[Job]:
     """The notebooks to run, in number order; every bad input is found here, before the first one starts."""
     argument = os.environ.get(OVERRIDE) or profile
     chosen = profiles.load(argument)
     if seed < 0 or "{" in out or "}" in out:  # papermill takes braces for a format string
         raise BadInput(f"expected a seed from 0 up and a folder without braces, found {seed} and {out!r}")
     everything = notebooks.every() if folder is None else sorted(folder.glob("*.ipynb"))
-    selected = [path for path in everything if path.stem.startswith(only)]
+    selected = [path for path in everything if path.stem.startswith(tuple(only))]
     if not selected:
         names = ", ".join(path.stem for path in everything) or "none there"
-        raise BadInput(f"notebooks: expected one whose name starts with {only!r}, found {names}")
+        raise BadInput(f"notebooks: expected one whose name starts with {' or '.join(only)!r}, found {names}")
     out = str(Path(out).expanduser().resolve()) if out else ""
     jobs = [Job(path, notebooks.read(path), chosen, argument, seed, out) for path in selected]
     for job in jobs:
@@ -109,7 +112,7 @@ def execute(job: Job, parts: dict[str, str]) -> dict:
         raise Failed(f"it ran, but did not make {', '.join(missing)}, which its metadata declares")
     os.replace(partial, job.file(".ipynb"))
     seconds = time.perf_counter() - clock
-    cost = {"minutes": round(seconds / 60, 2), "own_seconds": round(seconds - spent.waited, 2)}
+    cost = {"minutes": round(seconds / 60, 2), "own_seconds": round(min(seconds - spent.waited, spent.computed), 2)}
     memory = {"peak_mb": round(spent.peak_mb), "notebook_mb": round(spent.notebook_mb)}
     place = {"machine": f"{psutil.cpu_count()} cores, {job.profile.device}", "workers": job.profile.workers}
     record = {"parts": parts, "profile": job.profile.name, **place, **cost, **memory, "steps": spent.steps}
@@ -121,7 +124,7 @@ def run(jobs: list[Job], force: bool = False) -> int:
     """Run what needs to be run, one line a notebook; a failure does not stop the others. Returns how many failed."""
     failures = 0
     for job in jobs:
-        parts = keys.parts(job.nb, job.profile, job.seed, job.figures())
+        parts = _parts(job)
         why = "asked to" if force else reason(job, parts)
         if not why:
             made = len(notebooks.outputs(job.nb))
@@ -138,30 +141,57 @@ def run(jobs: list[Job], force: bool = False) -> int:
     return failures
 
 
+def side_by_side(jobs: list[Job], args: argparse.Namespace) -> int:
+    """Run the lanes of `jobs` at the same time, then what belongs to none; returns the exit code."""
+    names = [job.path.stem for job in jobs]
+    same = ["--profile", args.profile, "--seed", str(args.seed), "--out", args.out]
+    same += ["--notebooks", str(args.notebooks)] if args.notebooks else []
+    beside = lanes.split(names)
+    code = lanes.run(beside, [*same, "--force"] if args.force else same)
+    rest = [job for job in jobs if job.path.stem not in sum(beside, [])]
+    return max(code, 1 if run(rest, args.force) else 0)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m clipmerge.book.run", description="Run the notebooks.")
     parser.add_argument("--profile", default="laptop", help="smoke, laptop, paper or a YAML file (default: laptop)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="", help="folder for figures and tables (default: figures/<profile>)")
-    parser.add_argument("--only", default="", help="run only notebooks whose name starts so, e.g. 11")
+    parser.add_argument("--only", nargs="+", default=[""], help="run only notebooks whose name starts so, e.g. 11 12")
     parser.add_argument("--notebooks", type=Path, help="folder of notebooks (default: the project's)")
     parser.add_argument("--force", action="store_true", help="run even what is up to date")
+    parser.add_argument("--one-by-one", action="store_true", help="never two notebooks at once: half the memory")
+    parser.add_argument(lanes.LEASH, dest="leash", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    if args.leash:
+        lanes.leash()
     try:
-        failures = run(plan(args.profile, args.seed, args.out, args.only, args.notebooks), args.force)
+        jobs = plan(args.profile, args.seed, args.out, args.only, args.notebooks)
+        if not args.one_by_one and len(lanes.split(job.path.stem for job in jobs if _due(job, args.force))) > 1:
+            return side_by_side(jobs, args)
+        failures = run(jobs, args.force)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept, the same command goes on from there", file=sys.stderr)
+        if not args.leash:  # who holds it says so
+            print("interrupted: what was finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
     return 1 if failures else 0
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def _parts(job: Job) -> dict[str, str]:
+    return keys.parts(job.nb, job.profile, job.seed, job.figures())
+
+
+def _due(job: Job, force: bool) -> bool:
+    return force or bool(reason(job, _parts(job)))
 
 
 def _record(job: Job) -> dict:

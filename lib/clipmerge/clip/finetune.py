@@ -33,11 +33,14 @@ class Recipe:
     beta1: float = 0.9
     beta2: float = 0.999
     scale_min: float = 0.9
+    classes: int | None = None  # that one step tells apart, at most (None: all)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "lr"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"fine-tuning recipe: expected {name} > 0, found {getattr(self, name)}")
+        if self.classes is not None and self.classes < 2:
+            raise BadInput(f"fine-tuning recipe: expected classes ≥ 2 or None, found {self.classes}")
 
 
 def crop(images: UInt8[Tensor, "n h w 3"], scale_min: float, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
@@ -60,6 +63,21 @@ def class_loss(
     heads = models.encode_text(model, tokens, pieces=1 + len(tokens) // models.TEXTS)
     logits = model.logit_scale.exp() * models.encode_image(model, images) @ heads.T
     return F.cross_entropy(logits, labels.to(logits.device), label_smoothing=smoothing)
+
+
+def among(
+    labels: Int64[Tensor, " n"], tokens: Int64[Tensor, "classes context"], most: int | None, generator: torch.Generator
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, "some context"]]:
+    """The classes that one step tells apart: those of its batch and, up to `most`, others drawn at random.
+
+    Gives the labels counted among them, and their tokens. Encoding 250 class texts costs twice what the images do.
+    """
+    if most is None or len(tokens) <= most:
+        return labels, tokens
+    own, dice = labels.unique(), torch.rand(len(tokens), generator=generator)
+    dice[own] = -1.0  # before all others
+    kept = dice.argsort()[: max(most, len(own))].sort().values
+    return torch.searchsorted(kept, labels), tokens[kept]
 
 
 def tune(
@@ -88,7 +106,8 @@ def tune(
         generator = training.generator(seed, step)
         pick = index[torch.randint(len(index), (recipe.batch,), generator=generator)]
         images = crop(dataset.train_images[pick], recipe.scale_min, generator)
-        value = loss(model, images, dataset.train_labels[pick], tokens, recipe.label_smoothing)
+        labels, texts = among(dataset.train_labels[pick], tokens, recipe.classes, generator)
+        value = loss(model, images, labels, texts, recipe.label_smoothing)
         training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))
         log.append({"step": step, "loss": value.item()})
         if after:

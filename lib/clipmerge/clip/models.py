@@ -88,6 +88,11 @@ def load(model: nn.Module, state: dict[str, Tensor], source: str = "state dict")
     return model
 
 
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a model's weights, which stays what it is when the model changes."""
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
 @functools.cache
 def tokenizer(spec: str):
     """The tokenizer of a model: a function of a list of texts that gives int64 [n, context]."""

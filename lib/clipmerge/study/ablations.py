@@ -24,7 +24,7 @@ def tuned(inputs: Mapping[str, Path]) -> list[dict[str, Tensor]]:
 def grade_rule(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Learn all tasks by a rule and grade each by its own reconstruction, as after the last session."""
     model = models.create(config["model"])
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     accuracy, sizes = {}, {}
     for task, back in zip(config["tasks"], rules.learn(tuned(inputs), rules.Rule(**config["rule"])), strict=True):
         data = experts.dataset(task)
@@ -46,7 +46,7 @@ def merge_by_fisher(out: Path, *, config: Mapping, inputs: Mapping[str, Path], s
     """Merge all experts, every weight by how much each task depends on it; leaves the merged model's delta."""
     model = models.create(config["model"])
     model.logit_scale.requires_grad_(False)  # it was not tuned
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     states, diagonals = [], []
     for task, delta in zip(config["tasks"], tuned(inputs), strict=True):
         states.append(deltas.apply_delta(base, delta))

@@ -20,7 +20,7 @@ AGNOSTIC = "agnostic.json"
 def answer(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: accuracy of a session's decoupled experts on every task, task identity unknown."""
     name, seen, model = config["model"], config["seen"], models.create(config["model"])
-    theta = {key: value.clone() for key, value in model.state_dict().items()}
+    theta = models.state(model)
     tasks = [experts.dataset(task) for task in config["tasks"]]
     about, text = files.load_tensors(inputs["reading"] / grading.READING), traits.load(inputs["traits"])
     everything = votes.heads({f"head.{data.name}": traits.head(text, data.name) for data in tasks}, _names(tasks))

@@ -83,7 +83,7 @@ def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
 def learner(config: Mapping, inputs: Mapping[str, Path]) -> tuple[nn.Module, dict[str, Tensor]]:
     """What every step that tunes begins with: the model, from the base or from where ``start`` ended, and the base."""
     model = models.create(config["model"])
-    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    base = models.state(model)
     if "start" in inputs:
         model.load_state_dict(deltas.apply_delta(base, delta(inputs["start"])))
     return model.to(accelerator()), base

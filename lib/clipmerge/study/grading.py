@@ -62,7 +62,7 @@ def grade_bank(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: 
     Experts are the outer loop, so that each is decoupled and loaded once.
     """
     name, seen, model = config["model"], config["seen"], models.create(config["model"])
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     tasks = [experts.dataset(task) for task in config["tasks"]]
     known, unseen = tasks[:seen], tasks[seen:]
     about, expert = files.load_tensors(inputs["reading"] / READING), sessions.bank(inputs)

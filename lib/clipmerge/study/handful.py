@@ -62,7 +62,7 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
 def _members(config: Mapping, inputs: Mapping[str, Path]) -> Iterator[Answers]:
     """One expert after the other: the base with its own or with its decoupled delta, ready to answer."""
     model, expert = models.create(config["model"]), sessions.bank(inputs)
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     for i in range(config["seen"]):
         model.load_state_dict(deltas.apply_delta(base, expert(i)))
         yield lambda data, rows: evaluate.test_logits(model, config["model"], data, rows)

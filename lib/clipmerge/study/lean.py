@@ -127,7 +127,7 @@ def lean(unified: condu.Unified, kind: str, value: int | float = 0) -> Lean:
 def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: accuracy of every task under its own lean trigger, and the bytes that takes."""
     model = models.create(config["model"])
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     unified = sessions.load(inputs["session"] / sessions.UNIFIED)
     bank, accuracy = lean(unified, config["kind"], config["value"]), {}
     for i, task in enumerate(config["tasks"]):

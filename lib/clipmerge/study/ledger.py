@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TYPE_CHECKING, Any
 
 from clipmerge import files
@@ -21,14 +21,14 @@ if TYPE_CHECKING:  # the notebook runner imports this module, but not torch
 FILE = "CLIPMERGE_LEDGER"  # names a file to keep up to date with `cost`: set by the notebook runner for its kernels
 _met: set[Path] = set()
 _costs: dict[Path, tuple[str, dict[str, float]]] = {}
-_waited = [0.0]
+_spent = {"waited": 0.0, "busy": 0.0}
 
 
 def begin() -> None:
     """Forget what has been met: a run starts here (again, where a reader runs a notebook's first cell twice)."""
     _met.clear()
     _costs.clear()
-    _waited[0] = 0.0
+    _spent.update(waited=0.0, busy=0.0)
 
 
 def meet(steps: "Iterable[Step]") -> None:
@@ -45,17 +45,19 @@ def meet(steps: "Iterable[Step]") -> None:
 @contextmanager
 def computing() -> Iterator[None]:
     """Count the time in this context as spent on computing steps, and bring the ledger's file up to date."""
-    start = perf_counter()
+    start, processor = perf_counter(), process_time()
     try:
         yield
     finally:
-        _waited[0] += perf_counter() - start
+        _spent["waited"] += perf_counter() - start
+        _spent["busy"] += process_time() - processor
         if os.environ.get(FILE):
             files.write_json(Path(os.environ[FILE]), cost())
 
 
 def cost() -> dict[str, Any]:
-    """``waited``: seconds this process spent on computing steps; ``steps``: seconds and peak_mb of each step met.
+    """``waited``: seconds this process spent on computing steps; ``busy``: its own processor's share of them;
+    ``steps``: seconds and peak_mb of each step met.
 
     A step counts with the time of the run that computed it. On the CPU it is a single thread, so the processor's time
     is what it takes on a core of its own, however busy the machine was. Steps that are not in the cache (those behind
@@ -70,7 +72,7 @@ def cost() -> dict[str, Any]:
             seconds = min(done["seconds"], done["cpu_seconds"]) if alone else done["seconds"]
             about = {"seconds": seconds, "peak_mb": done["peak_memory_mb"]}
             _costs[folder] = (f"{done['name']}/{folder.name}", about)
-    return {"waited": _waited[0], "steps": dict(sorted(_costs.values(), key=itemgetter(0)))}
+    return {**_spent, "steps": dict(sorted(_costs.values(), key=itemgetter(0)))}
 
 
 def minutes(own: float, steps: Iterable[Mapping[str, float]], workers: int) -> float:

@@ -35,7 +35,7 @@ def some(count: int, most: int, seed: int = 0) -> Int64[Tensor, " m"]:
 def see(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: unit features of some test images of every task, from the base and three forms of its expert."""
     model = models.create(config["model"])
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     banks = {
         "experts": sessions.bank(inputs),
         "condu-ft": sessions.bank({"session": inputs["condu"]}),

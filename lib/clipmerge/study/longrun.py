@@ -28,7 +28,7 @@ def dataset(config: Mapping) -> datasets.Dataset:
 def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: one expert for each task of a chunk, always from the base."""
     model = models.create(config["model"])
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     recipe, tensors = finetune.Recipe(**config["recipe"]), {}
     for i, task in enumerate(config["tasks"]):
         model.cpu().load_state_dict(base)
@@ -98,7 +98,7 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     What does not change from mark to mark (experts, the base) is graded once, after the last.
     """
     model, tasks = models.create(config["model"]), [dataset(task) for task in config["tasks"]]
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     accuracy: dict[int, dict[str, float]] = {}
     for t, i, change in _answers(config, inputs):
         model.load_state_dict(deltas.apply_delta(base, change))

@@ -157,6 +157,7 @@ def _check(profile: Profile, file: str) -> None:
         "finetune.lr_by_task": (tasks.issuperset(recipe_.lr_by_task), "only tasks of data.tasks"),
         "finetune.batch": (recipe_.batch > 0, "at least 1"),
         "finetune.warmup": (0 <= recipe_.warmup <= recipe_.steps, "between 0 and finetune.steps"),
+        "finetune.classes": (recipe_.classes is None or recipe_.classes > 1, "null or at least 2"),
         "finetune.scale_min": (0 < recipe_.scale_min <= 1, "above 0 and at most 1"),
     }
     for key, (holds, expected) in rules.items():

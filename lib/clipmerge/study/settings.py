@@ -31,6 +31,7 @@ class Finetune:
     beta1: float
     beta2: float
     scale_min: float  # smallest area of a random crop, as a fraction of the image
+    classes: int | None  # that one step tells apart, at most (None: all of the task's)
 
 
 @dataclass(frozen=True)

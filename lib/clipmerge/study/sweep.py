@@ -47,7 +47,7 @@ def plan(profile: Profile, rate: float, seed: int = 0) -> dict[str, Step]:
 def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: accuracy of each expert of a bank on the held-out images of its own task."""
     model, expert = models.create(config["model"]), sessions.bank(inputs)
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     accuracy, sizes = {}, {}
     for i, task in enumerate(config["tasks"]):
         data = held(experts.dataset(task))
@@ -70,7 +70,8 @@ def gather(profile: Profile, plans: Mapping[float, Mapping[str, Step]], **more: 
         for method, step in grades.items():
             found = files.read_json(step.folder / "accuracy.json")
             values, fixed = results.with_mean(found["accuracy"]), {"method": method, "metric": "validation", "seed": 0}
-            about = {"model": profile.model, "steps": profile.finetune.steps, "lr": rate, **more}
+            recipe = profile.finetune
+            about = {"model": profile.model, "steps": recipe.steps, "classes": recipe.classes, "lr": rate, **more}
             frames.append(results.rows(values, n=found["n"], **fixed, **about))
     return pd.concat(frames, ignore_index=True)
 
@@ -80,11 +81,15 @@ def command(search: Callable[[Profile, Sequence[float]], pd.DataFrame], what: st
     parser = argparse.ArgumentParser(description=f"Choose {what} on validation images.")
     parser.add_argument("--profile", default="laptop")
     parser.add_argument("--rates", type=float, nargs="+", required=True)
+    parser.add_argument("--classes", type=int, nargs="+", help="that one step tells apart (default: the profile's)")
     arguments = parser.parse_args()
-    rows = search(profiles.load(arguments.profile), arguments.rates)
+    profile = profiles.load(arguments.profile)
+    trials = [replace(profile.finetune, classes=most) for most in arguments.classes or [profile.finetune.classes]]
+    rows = pd.concat([search(replace(profile, finetune=trial), arguments.rates) for trial in trials])
     path = paths.manifests() / "tuning" / f"{arguments.profile}{ending}.csv"
     files.write_text(path, rows.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
-    print(rows[rows.task == "mean"].pivot(index="lr", columns="method", values="value").round(2).to_string())
+    means = rows[rows.task == "mean"].pivot(index=["classes", "lr"], columns="method", values="value")
+    print(means.round(2).to_string())
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def _seen(data: Dataset, images: int | None, held_out: int | None) -> Dataset:
 
 def _base(name: str) -> tuple[torch.nn.Module, State]:
     model = models.create(name)
-    return model, {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    return model, models.state(model)
 
 
 def _save(out: Path, state: State, base: State) -> None:

@@ -114,7 +114,7 @@ def asking(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int)
     """
     name, data = config["model"], experts.dataset(config["task"])
     model, unified = models.create(name).to(accelerator()), sessions.load(inputs["session"] / sessions.UNIFIED)
-    base = {key: value.clone() for key, value in model.state_dict().items()}
+    base = models.state(model)
     heads = []
     for i in range(-1, max(config["k"])):
         model.load_state_dict(deltas.apply_delta(base, _delta(unified, i)))

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clipmerge.clip import augment, finetune, models, pool, pretrain, training
+from clipmerge.clip import augment, datasets, finetune, models, pool, pretrain, training
 from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 
@@ -118,9 +120,58 @@ def test_an_interrupted_tuning_continues_bit_for_bit(toy, tmp_path, monkeypatch)
         assert torch.equal(a, b), name
 
 
-def test_an_impossible_recipe_is_refused():
-    with pytest.raises(BadInput, match="expected lr > 0, found 0.0"):
-        finetune.Recipe(lr=0.0)
+@given(st.lists(st.integers(0, 19), min_size=1, max_size=12), st.integers(2, 25), st.integers(0, 5))
+def test_a_step_tells_its_own_classes_and_some_others_apart(labels, most, seed):
+    """Every label still has its own text; as many classes as allowed, or as the batch holds; others vary by draw."""
+    labels, tokens = torch.tensor(labels), torch.arange(20)[:, None] * 100
+    among, texts = finetune.among(labels, tokens, most, training.generator(seed, 0))
+    assert torch.equal(texts[among, 0], 100 * labels)
+    assert len(texts) == min(20, max(most, len(labels.unique()))) == len(texts.unique())
+
+
+def test_the_other_classes_of_a_step_are_drawn_afresh():
+    labels, tokens = torch.tensor([3, 3, 7]), torch.arange(200)[:, None]
+    drawn = [finetune.among(labels, tokens, 20, training.generator(0, step))[1] for step in range(40)]
+    assert len(torch.cat(drawn).unique()) > 150 and not torch.equal(drawn[0], drawn[1])
+
+
+def test_few_classes_are_all_told_apart_and_draw_nothing(toy):
+    """A recipe with more classes than the task has is the recipe without a limit, bit for bit."""
+    states = []
+    for most in (None, len(toy.classes)):
+        model = models.create("nano-xs", pretrained=None)
+        finetune.tune(model, "nano-xs", toy, finetune.Recipe(steps=2, batch=4, lr=1e-3, warmup=1, classes=most))
+        states.append(models.state(model))
+    assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
+
+
+def test_tuning_limits_the_classes_of_every_step():
+    data = datasets.limit(datasets.load("digits"), 4, 1)
+    seen = []
+
+    def loss(model, images, labels, tokens, smoothing):
+        seen.append(len(tokens))
+        return finetune.class_loss(model, images, labels, tokens, smoothing)
+
+    recipe = finetune.Recipe(steps=3, batch=1, lr=1e-4, warmup=1, classes=2)
+    finetune.tune(models.create("nano-xs"), "nano-xs", data, recipe, loss=loss)
+    assert seen == [2, 2, 2]
+
+
+def test_a_state_stays_what_it_was():
+    model = models.create("nano-xs", pretrained=None)
+    kept = models.state(model)
+    with torch.no_grad():
+        model.logit_scale += 1
+    assert kept["logit_scale"] == model.logit_scale - 1 and kept.keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"lr": 0.0}, "lr > 0, found 0.0"), ({"classes": 1}, "≥ 2 or None, found 1")]
+)
+def test_an_impossible_recipe_is_refused(wrong, said):
+    with pytest.raises(BadInput, match=f"expected .*{said}"):
+        finetune.Recipe(**wrong)
 
 
 def test_matching_names_share_the_target():

@@ -26,7 +26,7 @@ def empty(tmp_path, monkeypatch):
 
 def forget(monkeypatch):
     """What a new process knows: nothing."""
-    for name, value in {"_met": set(), "_costs": {}, "_waited": [0.0]}.items():
+    for name, value in {"_met": set(), "_costs": {}, "_spent": {"waited": 0.0, "busy": 0.0}}.items():
         monkeypatch.setattr(ledger, name, value)
 
 
@@ -52,7 +52,7 @@ def test_cached_steps_and_what_they_need_cost_what_they_once_did(monkeypatch, tm
 
 def test_a_step_that_is_not_there_costs_nothing():
     ledger.meet([chain()])
-    assert ledger.cost() == {"waited": 0.0, "steps": {}}
+    assert ledger.cost() == {"waited": 0.0, "busy": 0.0, "steps": {}}
 
 
 def test_minutes():

@@ -67,6 +67,7 @@ MISTAKES = {
     "task twice": (("data", "tasks"), ["digits", "digits"], r"data\.tasks: expected at least one task and each once"),
     "no seed": (("seeds",), [], r"seeds: expected at least one seed, found \(\)"),
     "no worker": (("workers",), 0, r"workers: expected at least 1, found 0"),
+    "nothing to tell apart": (("finetune", "classes"), 1, r"finetune\.classes: expected null or at least 2, found 1"),
     "endless warm-up": (("finetune", "warmup"), 10**6, r"finetune\.warmup: expected between 0 and finetune\.steps"),
 }
 
