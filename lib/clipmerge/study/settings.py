@@ -130,6 +130,15 @@ class Inference:
 
 
 @dataclass(frozen=True)
+class Costly:
+    """Which models, factors and numbers of tasks of the scaling figures have the first of their seeds alone."""
+
+    models: tuple[str, ...]
+    compute: tuple[float, ...]
+    task_counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Temporal:
     """TIME: streams of (dataset, class) pairs, one recipe for every task, replay, evaluation.
 
@@ -157,6 +166,7 @@ class Temporal:
     compute: tuple[float, ...]  # factors on the budget
     task_counts: tuple[int, ...]
     scale_seeds: tuple[int, ...]
+    one_seed: Costly
 
 
 @dataclass(frozen=True)
