@@ -143,11 +143,14 @@ def run(jobs: list[Job], force: bool = False) -> int:
 
 def side_by_side(jobs: list[Job], args: argparse.Namespace) -> int:
     """Run the lanes of `jobs` at the same time, then what belongs to none; returns the exit code."""
+    from clipmerge.book import records  # slow to import, and not needed when nothing has changed
+
     names = [job.path.stem for job in jobs]
     same = ["--profile", args.profile, "--seed", str(args.seed), "--out", args.out]
     same += ["--notebooks", str(args.notebooks)] if args.notebooks else []
     beside = lanes.split(names)
     code = lanes.run(beside, [*same, "--force"] if args.force else same)
+    records.index(jobs[0].figures())  # each lane wrote the gallery as it saw it
     rest = [job for job in jobs if job.path.stem not in sum(beside, [])]
     return max(code, 1 if run(rest, args.force) else 0)
 
