@@ -121,7 +121,7 @@ def _watched() -> Iterator[dict[str, float]]:
     peak, done, runner = {"notebook": 0.0, "all": 0.0, "processor": 0.0}, threading.Event(), psutil.Process()
 
     def watch() -> None:
-        while not done.wait(0.2):
+        while not done.wait(0.5):  # a look takes some ten milliseconds
             notebook, processor = _sample(runner.children())
             everything, _ = _sample(runner.children(recursive=True))
             for name, now in {"notebook": notebook, "all": everything, "processor": processor}.items():
