@@ -52,6 +52,7 @@ def test_same_content_same_files_even_later(run, monkeypatch):
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 1e6)  # PDF and fonts must not tell the time
     object.__setattr__(run, "started", run.started - 600)  # ten minutes later
+    monkeypatch.setattr(time, "process_time", lambda: 1e6)  # and as busy as could be
     assert run.cost()["minutes"] >= 10
     figures.save(draw(), "toy_figure", rows(), run, note="A toy.")
     assert contents(run.out) == first
