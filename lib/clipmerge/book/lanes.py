@@ -31,7 +31,8 @@ def run(lanes: Sequence[Sequence[str]], arguments: Sequence[str]) -> int:
     # a session of its own: an interrupt from the keyboard comes here alone, and is passed on once
     started = [subprocess.Popen(each, stdin=subprocess.PIPE, start_new_session=True) for each in commands]
     try:
-        return max([child.wait() for child in started])
+        codes = [child.wait() for child in started]
+        return max(code if code >= 0 else 1 for code in codes)  # killed by a signal: its negative
     finally:
         for child in started:
             child.stdin.close()
