@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Iterable, Sequence
 
+from clipmerge.study import slots
+
 LANES = ("01", "2")  # first digits of notebooks: foundations and ConDU beside TIME; whatever comes later needs both
 LEASH = "--until-input-ends"
 
@@ -21,15 +23,17 @@ def split(names: Iterable[str]) -> list[list[str]]:
     return [lane for lane in lanes if lane]
 
 
-def run(lanes: Sequence[Sequence[str]], arguments: Sequence[str]) -> int:
+def run(lanes: Sequence[Sequence[str]], arguments: Sequence[str], at_once: int) -> int:
     """Run every lane in a runner of its own, called with `arguments`; returns the largest exit code.
 
-    Should this process end, or be interrupted, its runners end too: they watch a pipe that it holds.
+    All lanes together compute `at_once` jobs at a time. Should this process end, or be interrupted, its runners end
+    too: they watch a pipe that it holds.
     """
     runner = [sys.executable, "-m", "clipmerge.book.run", *arguments, LEASH]
     commands = [[*runner, "--only", *lane] for lane in lanes]
+    env = os.environ | slots.environment(at_once)
     # a session of its own: an interrupt from the keyboard comes here alone, and is passed on once
-    started = [subprocess.Popen(each, stdin=subprocess.PIPE, start_new_session=True) for each in commands]
+    started = [subprocess.Popen(each, stdin=subprocess.PIPE, start_new_session=True, env=env) for each in commands]
     try:
         codes = [child.wait() for child in started]
         return max(code if code >= 0 else 1 for code in codes)  # killed by a signal: its negative

@@ -154,7 +154,7 @@ def side_by_side(jobs: list[Job], args: argparse.Namespace) -> int:
     same = ["--profile", args.profile, "--seed", str(args.seed), "--out", args.out]
     same += ["--notebooks", str(args.notebooks)] if args.notebooks else []
     beside = lanes.split(names)
-    code = lanes.run(beside, [*same, "--force"] if args.force else same)
+    code = lanes.run(beside, [*same, "--force"] if args.force else same, jobs[0].profile.workers)
     records.index(jobs[0].figures())  # each lane wrote the gallery as it saw it
     rest = [job for job in jobs if job.path.stem not in sum(beside, [])]
     return max(code, 1 if run(rest, args.force) else 0)

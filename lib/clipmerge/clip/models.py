@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
 from torch import Tensor, nn
 
 from clipmerge import files, paths
@@ -49,12 +49,26 @@ def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) 
         logging.disable(logging.WARNING)  # open_clip warns that weights are random before ours are loaded
         try:
             model = open_clip.create_model(name, pretrained=tag if pretrained == "default" and tag else None)
+            model = _lean(model) if name in NANO else model
         finally:
             logging.disable(logging.NOTSET)
     if pretrained is not None and (pretrained != "default" or not tag):
         path = weights(name) if pretrained == "default" else Path(pretrained)
         load(model, files.load_tensors(path), source=str(path))
     return model.eval()
+
+
+def _lean(model: open_clip.CLIP) -> open_clip.CLIP:
+    """The same weights in open_clip's other kind of block, whose attention copies less: small models feel that.
+
+    Done after the weights are drawn, because the two kinds draw them differently.
+    """
+    for tower in (model.visual.transformer, model.transformer):
+        for index, block in enumerate(tower.resblocks):
+            twin = CustomResidualAttentionBlock(block.attn.embed_dim, block.attn.num_heads)
+            twin.load_state_dict(block.state_dict())
+            tower.resblocks[index] = twin
+    return model
 
 
 def weights(name: str) -> Path:
@@ -160,8 +174,14 @@ def _encode_text(
 
 
 def _plain(transformer: nn.Module) -> bool:
-    """Whether its blocks may be run one by one."""
-    blocks = all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)
+    """Whether its blocks hold nothing that `_after_prefix` does not know."""
+    known = {"in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"}
+    blocks = all(
+        type(block) in (ResidualAttentionBlock, CustomResidualAttentionBlock)
+        and {name for name, _ in block.attn.named_parameters()} == known
+        and isinstance(getattr(block, "ln_attn", nn.Identity()), nn.Identity)
+        for block in transformer.resblocks
+    )
     return blocks and transformer.batch_first and not transformer.grad_checkpointing
 
 
@@ -174,12 +194,31 @@ def _after_prefix(
     """What a causal transformer gives for texts that begin alike, their common beginning computed once."""
     shared = prefix.shape[1]
     for block in blocks:
-        own = block.ln_1(x)
-        seen = torch.cat([block.ln_1(prefix).expand(len(x), -1, -1), own], 1)
-        x = x + block.ls_1(block.attention(own, seen, seen, attn_mask=mask[shared:]))
+        first, (q, k, v) = _heads(block.attn, block.ln_1(prefix)), _heads(block.attn, block.ln_1(x))
+        k, v = (torch.cat([a.expand(len(x), -1, -1, -1), b], 2) for a, b in ((first[1], k), (first[2], v)))
+        prefix = prefix + block.ls_1(_attend(block.attn, *first, mask[:shared, :shared]))
+        prefix = prefix + block.ls_2(block.mlp(block.ln_2(prefix)))
+        x = x + block.ls_1(_attend(block.attn, q, k, v, mask[shared:]))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
-        prefix = block(prefix, attn_mask=mask[:shared, :shared])
     return x
+
+
+def _heads(attn: nn.Module, x: Float[Tensor, "n length width"]) -> Float[Tensor, "3 n heads length size"]:
+    """Queries, keys and values of every head."""
+    projected = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+    return projected.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def _attend(
+    attn: nn.Module,
+    q: Float[Tensor, "n heads rest size"],
+    k: Float[Tensor, "n heads length size"],
+    v: Float[Tensor, "n heads length size"],
+    mask: Float[Tensor, "rest length"],
+) -> Float[Tensor, "n rest width"]:
+    """Attention of the heads, put together again."""
+    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attn.out_proj(seen.transpose(1, 2).flatten(2))
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -8,7 +8,7 @@ import reprlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from joblib.externals.loky import get_reusable_executor
 
 from clipmerge.errors import BadInput
+from clipmerge.study import slots
 
 Progress = Callable[[int, int], None]
 Submit = Callable[..., Future]
@@ -64,8 +65,9 @@ def flow(
         return []
     at_once = {"serial": 1, "processes": workers, "ray": len(jobs)}[backend]  # the cluster has a queue of its own
     results: dict[int, Any] = {}
+    inner = slots.inside()
     with backends[backend](workers) as submit:
-        for index, result in _finished(lambda i: submit(_call, fn, i, jobs[i]), needs, at_once):
+        for index, result in _finished(lambda i: submit(_call, fn, i, jobs[i], inner), needs, at_once):
             results[index] = result
             if progress:
                 progress(len(results), len(jobs))
@@ -146,9 +148,9 @@ def _ray(_: int) -> Iterator[Submit]:
         raise
 
 
-def _call(fn: Callable, index: int, job: Any) -> Any:
+def _call(fn: Callable, index: int, job: Any, inner: bool) -> Any:
     try:
-        with one_thread():
+        with nullcontext() if inner else slots.hold(), one_thread():
             return fn(job)
     except Exception as error:
         error.add_note(f"in job {index + 1}: {getattr(job, 'name', None) or reprlib.repr(job)}")

@@ -87,7 +87,7 @@ def command(search: Callable[[Profile, Sequence[float]], pd.DataFrame], what: st
     trials = [replace(profile.finetune, classes=most) for most in arguments.classes or [profile.finetune.classes]]
     rows = pd.concat([search(replace(profile, finetune=trial), arguments.rates) for trial in trials])
     path = paths.manifests() / "tuning" / f"{arguments.profile}{ending}.csv"
-    files.write_text(path, rows.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
+    files.write_text(path, rows.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     means = rows[rows.task == "mean"].pivot(index=["classes", "lr"], columns="method", values="value")
     print(means.round(2).to_string())
 
