@@ -121,9 +121,10 @@ def _watched() -> Iterator[dict[str, float]]:
     peak, done, runner = {"notebook": 0.0, "all": 0.0, "processor": 0.0}, threading.Event(), psutil.Process()
 
     def watch() -> None:
-        while not done.wait(0.5):  # a look takes some ten milliseconds
-            notebook, processor = _sample(runner.children())
-            everything, _ = _sample(runner.children(recursive=True))
+        while not done.wait(1.0):  # a look takes some ten milliseconds
+            children = runner.children(recursive=True)
+            notebook, processor = _sample(child for child in children if _parent(child) == runner.pid)
+            everything, _ = _sample(children)
             for name, now in {"notebook": notebook, "all": everything, "processor": processor}.items():
                 peak[name] = max(peak[name], now)
 
@@ -134,6 +135,12 @@ def _watched() -> Iterator[dict[str, float]]:
     finally:
         done.set()
         thread.join()
+
+
+def _parent(process: psutil.Process) -> int | None:
+    with suppress(psutil.Error):  # it has just ended
+        return process.ppid()
+    return None
 
 
 def _sample(processes: Iterable[psutil.Process]) -> tuple[float, float]:

@@ -9,21 +9,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from clipmerge import paths
 
-VARIABLE = "CLIPMERGE_SLOTS"  # in the environment: the lock files, one a slot; whoever finds none need not wait
+VARIABLE = "CLIPMERGE_SLOTS"  # in the environment: "2:folder", how many and where; whoever finds none need not wait
 PATIENCE = 0.02  # seconds between two looks for a free slot
 _inside = ContextVar("inside a slot", default=False)
 
 
 def environment(count: int) -> dict[str, str]:
     """What to add to the environment of processes that are to share `count` slots."""
-    folder = paths.cache("slots")
+    folder = paths.cache("slots").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    return {VARIABLE: os.pathsep.join(str(folder / f"{number}.lock") for number in range(count))}
+    return {VARIABLE: f"{count}:{folder}"}
 
 
 def inside() -> bool:
@@ -34,7 +35,8 @@ def inside() -> bool:
 @contextmanager
 def hold() -> Iterator[None]:
     """Wait for a free slot and hold it. The end of a process, however it comes, frees its slot."""
-    locks = [FileLock(name) for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name]
+    count, _, folder = os.environ.get(VARIABLE, "0:").partition(":")
+    locks = [FileLock(Path(folder, f"{number}.lock")) for number in range(int(count))]
     while locks and not any(_taken(lock) for lock in locks):
         time.sleep(PATIENCE)
     token = _inside.set(True)
