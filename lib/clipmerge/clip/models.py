@@ -14,15 +14,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
-from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
 from torch import Tensor, nn
 
 from clipmerge import files, paths
+from clipmerge.clip import towers
 from clipmerge.errors import BadInput
 
 CONFIGS = Path(__file__).parent / "model_configs"
 NANO = tuple(sorted(path.stem for path in CONFIGS.glob("nano-*.json")))
-SHARED = 3  # tokens that texts must have in common at their beginning for it to be worth encoding apart
 TEXTS = 48  # class names worth encoding together (`encode_text`); smaller groups gain nothing more
 MERGES = 3584  # 2 × 256 bytes + 3,584 merges + start and end = 4,098 tokens
 
@@ -49,26 +48,15 @@ def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) 
         logging.disable(logging.WARNING)  # open_clip warns that weights are random before ours are loaded
         try:
             model = open_clip.create_model(name, pretrained=tag if pretrained == "default" and tag else None)
-            model = _lean(model) if name in NANO else model
+            if name in NANO:
+                towers.lean(model.visual.transformer)
+                towers.lean(model.transformer)
         finally:
             logging.disable(logging.NOTSET)
     if pretrained is not None and (pretrained != "default" or not tag):
         path = weights(name) if pretrained == "default" else Path(pretrained)
         load(model, files.load_tensors(path), source=str(path))
     return model.eval()
-
-
-def _lean(model: open_clip.CLIP) -> open_clip.CLIP:
-    """The same weights in open_clip's other kind of block, whose attention copies less: small models feel that.
-
-    Done after the weights are drawn, because the two kinds draw them differently.
-    """
-    for tower in (model.visual.transformer, model.transformer):
-        for index, block in enumerate(tower.resblocks):
-            twin = CustomResidualAttentionBlock(block.attn.embed_dim, block.attn.num_heads)
-            twin.load_state_dict(block.state_dict())
-            tower.resblocks[index] = twin
-    return model
 
 
 def weights(name: str) -> Path:
@@ -139,7 +127,7 @@ def pixels(images: UInt8[Tensor, "n *hwc"], model: nn.Module) -> Float[Tensor, "
 
 def encode_image(model: nn.Module, images: UInt8[Tensor, "n *hwc"]) -> Float[Tensor, "n dim"]:
     """Unit-length image features."""
-    return F.normalize(model.encode_image(pixels(images, model)), dim=-1)
+    return F.normalize(towers.image(model, pixels(images, model)), dim=-1)
 
 
 def encode_text(model: nn.Module, tokens: Int64[Tensor, "n context"], pieces: int = 1) -> Float[Tensor, "n dim"]:
@@ -155,70 +143,9 @@ def encode_text(model: nn.Module, tokens: Int64[Tensor, "n context"], pieces: in
         return F.normalize(model.encode_text(tokens), dim=-1)
     end = tokens.argmax(-1)
     order = end.argsort(stable=True)
-    groups = [_encode_text(model, tokens[rows], end[rows]) for rows in order.tensor_split(pieces) if len(rows)]
-    return torch.cat(groups)[order.argsort()]
-
-
-def _encode_text(
-    model: nn.Module, tokens: Int64[Tensor, "n context"], end: Int64[Tensor, " n"]
-) -> Float[Tensor, "n dim"]:
-    length = int(end.max()) + 1
-    x, mask = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length], model.attn_mask
-    shared = min(int((tokens[:, :length] == tokens[0, :length]).all(0).cumprod(0).sum()), length - 1)
-    if len(tokens) < 2 or shared < SHARED or not _plain(model.transformer):
-        shared, x = 0, model.transformer(x, attn_mask=mask[:length, :length])
-    else:
-        x = _after_prefix(model.transformer.resblocks, x[:1, :shared], x[:, shared:], mask[:length, :length])
-    x = model.ln_final(x)[torch.arange(len(x), device=x.device), end - shared]
-    return F.normalize(x @ model.text_projection, dim=-1)
-
-
-def _plain(transformer: nn.Module) -> bool:
-    """Whether its blocks hold nothing that `_after_prefix` does not know."""
-    known = {"in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"}
-    blocks = all(
-        type(block) in (ResidualAttentionBlock, CustomResidualAttentionBlock)
-        and {name for name, _ in block.attn.named_parameters()} == known
-        and isinstance(getattr(block, "ln_attn", nn.Identity()), nn.Identity)
-        for block in transformer.resblocks
-    )
-    return blocks and transformer.batch_first and not transformer.grad_checkpointing
-
-
-def _after_prefix(
-    blocks: nn.ModuleList,
-    prefix: Float[Tensor, "1 shared width"],
-    x: Float[Tensor, "n rest width"],
-    mask: Float[Tensor, "length length"],
-) -> Float[Tensor, "n rest width"]:
-    """What a causal transformer gives for texts that begin alike, their common beginning computed once."""
-    shared = prefix.shape[1]
-    for block in blocks:
-        first, (q, k, v) = _heads(block.attn, block.ln_1(prefix)), _heads(block.attn, block.ln_1(x))
-        k, v = (torch.cat([a.expand(len(x), -1, -1, -1), b], 2) for a, b in ((first[1], k), (first[2], v)))
-        prefix = prefix + block.ls_1(_attend(block.attn, *first, mask[:shared, :shared]))
-        prefix = prefix + block.ls_2(block.mlp(block.ln_2(prefix)))
-        x = x + block.ls_1(_attend(block.attn, q, k, v, mask[shared:]))
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
-    return x
-
-
-def _heads(attn: nn.Module, x: Float[Tensor, "n length width"]) -> Float[Tensor, "3 n heads length size"]:
-    """Queries, keys and values of every head."""
-    projected = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
-    return projected.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-
-
-def _attend(
-    attn: nn.Module,
-    q: Float[Tensor, "n heads rest size"],
-    k: Float[Tensor, "n heads length size"],
-    v: Float[Tensor, "n heads length size"],
-    mask: Float[Tensor, "rest length"],
-) -> Float[Tensor, "n rest width"]:
-    """Attention of the heads, put together again."""
-    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return attn.out_proj(seen.transpose(1, 2).flatten(2))
+    groups = [rows for rows in order.tensor_split(pieces) if len(rows)]
+    features = [towers.text(model, tokens[rows, : end[rows[-1]] + 1], end[rows]) for rows in groups]
+    return F.normalize(torch.cat(features)[order.argsort()], dim=-1)
 
 
 def _device(model: nn.Module) -> torch.device:
