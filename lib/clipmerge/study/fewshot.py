@@ -1,7 +1,7 @@
 """Few-shot MTIL (paper, Table 3): five images of each class, half the steps, otherwise ConDU's protocol.
 
-Grading every session is the dearest part, so it is done for the profile's ``few_shot.session_seeds``; the other seeds
-are graded after the last session alone.
+Grading every session is the dearest part, so it is done for the profile's ``few_shot.session_methods`` and
+``session_seeds``; the others are graded after the last session alone.
 """
 
 from collections.abc import Sequence
@@ -99,10 +99,11 @@ def run(
 
     Column ``prototypes``: ``shots`` or ``full`` (they differ for unseen tasks), ``none`` where a method has none.
     """
-    order, every = profiles.order(profile), profile.few_shot.session_seeds
+    order, few = profiles.order(profile), profile.few_shot
     seeds = profile.seeds if seeds is None else seeds
+    every = {(method, seed) for method in few.session_methods for seed in few.session_seeds}
     plans = {(method, seed): plan(profile, method, seed, order) for method in methods for seed in seeds}
-    plans = {(method, seed): steps if seed in every else steps[-1:] for (method, seed), steps in plans.items()}
+    plans = {key: steps if key in every else steps[-1:] for key, steps in plans.items()}
     store.build([one for steps in plans.values() for one in steps], profile.workers, progress)
     frames = []
     for (method, seed), steps in plans.items():

@@ -56,7 +56,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class FewShot:
-    """Few-shot learning: images a class, steps, learning rates; seeds graded after every session, not only the last."""
+    """Few-shot learning: images a class, steps, learning rates; who is graded after every session, not only the last."""
 
     shots: int
     steps: int
@@ -65,6 +65,7 @@ class FewShot:
     lora_lr: float
     lora_lr_by_task: Mapping[str, float] = field(hash=False)
     session_seeds: tuple[int, ...]
+    session_methods: tuple[str, ...]
     methods: tuple[str, ...]
 
 
