@@ -56,7 +56,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class FewShot:
-    """Few-shot learning: images a class, steps, learning rates; who is graded after every session, not only the last."""
+    """Few-shot learning: images a class, steps, learning rates; what is graded after every session, not at the end."""
 
     shots: int
     steps: int
