@@ -36,11 +36,12 @@ class Finetune:
 
 @dataclass(frozen=True)
 class Mtil:
-    """ConDU's protocol: order of tasks (empty: as `Data.tasks` lists them), experts per vote, kind of rescaler."""
+    """ConDU's protocol: order of tasks (empty: as `Data.tasks`), experts per vote, rescaler, models to compare."""
 
     order: tuple[str, ...]
     k: int
     rescaler: Literal["tensor_mean", "global_l1"]
+    widths: tuple[str, ...]
 
 
 @dataclass(frozen=True)
