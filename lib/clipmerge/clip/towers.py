@@ -97,9 +97,8 @@ def _after(
     """A causal block for texts that begin alike: the common beginning, and what follows it in each text."""
     shared = prefix.shape[1]
     first, own = _heads(block.attn, block.ln_1(prefix)), _heads(block.attn, block.ln_1(x))
-    prefix = prefix + block.ls_1(_attend(block.attn, *first, mask[:shared, :shared]))
-    x = x + block.ls_1(_attend(block.attn, own[0], *_joined(first[1:], own[1:]), mask[shared:]))
-    return prefix + block.ls_2(block.mlp(block.ln_2(prefix))), x + block.ls_2(block.mlp(block.ln_2(x)))
+    before = _through(block, prefix, *first, mask[:shared, :shared])
+    return before, _through(block, x, own[0], *_joined(first[1:], own[1:]), mask[shared:])
 
 
 def _read(
@@ -113,8 +112,7 @@ def _read(
     looked_at = _heads(block.attn, block.ln_1(x), first=1)
     if prefix is not None and prefix.shape[1]:
         looked_at = _joined(_heads(block.attn, block.ln_1(prefix), first=1), looked_at)
-    one = one + block.ls_1(_attend(block.attn, *_heads(block.attn, block.ln_1(one), last=1), *looked_at, mask))
-    return (one + block.ls_2(block.mlp(block.ln_2(one))))[:, 0]
+    return _through(block, one, *_heads(block.attn, block.ln_1(one), last=1), *looked_at, mask)[:, 0]
 
 
 def _heads(
@@ -132,13 +130,15 @@ def _joined(
     return [torch.cat([a.expand(len(b), -1, -1, -1), b], 2) for a, b in zip(prefix, own, strict=True)]
 
 
-def _attend(
-    attn: nn.Module,
+def _through(
+    block: nn.Module,
+    x: Float[Tensor, "n rest width"],
     q: Float[Tensor, "n heads rest size"],
     k: Float[Tensor, "n heads length size"],
     v: Float[Tensor, "n heads length size"],
     mask: Float[Tensor, "*n rest length"] | None,
 ) -> Float[Tensor, "n rest width"]:
-    """Attention of the heads, put together again."""
+    """What a block makes of `x`, given its queries and all that they may look at: attention, then the MLP."""
     seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return attn.out_proj(seen.transpose(1, 2).flatten(2))
+    x = x + block.ls_1(block.attn.out_proj(seen.transpose(1, 2).flatten(2)))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -57,7 +57,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class FewShot:
-    """Few-shot learning: images a class, steps, learning rates; what is graded after every session, not at the end."""
+    """Few-shot learning: images a class, steps, rates; what is graded after every session, not only the last."""
 
     shots: int
     steps: int
