@@ -12,7 +12,9 @@ import yaml
 
 from clipmerge import paths
 from clipmerge.clip import datasets
-from clipmerge.study import experts, mtil, profiles, results, store
+from clipmerge.study import experts, profiles, results
+from clipmerge.study.cache import store
+from clipmerge.study.condu import protocol
 
 ORDER = ("digits", "icons", "letters")
 
@@ -42,18 +44,18 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(tiny, home):
-    return mtil.run(profiles.load(tiny))
+    return protocol.run(profiles.load(tiny))
 
 
 def test_every_method_is_graded_on_every_task_after_every_session(rows, tiny):
     matrices = rows[rows.metric == "accuracy"]
-    assert len(matrices) == len(mtil.METHODS) * len(ORDER) ** 2
+    assert len(matrices) == len(protocol.METHODS) * len(ORDER) ** 2
     assert matrices.value.between(0, 100).all()
     assert (matrices.n == matrices.task.map({"digits": 20, "icons": 96, "letters": 52})).all()
-    for method in mtil.METHODS:
-        steps = mtil.plan(profiles.load(tiny), method, 0)
+    for method in protocol.METHODS:
+        steps = protocol.plan(profiles.load(tiny), method, 0)
         summary = rows[(rows.method == method) & (rows.task == "mean") & (rows.metric == "last")]
-        np.testing.assert_allclose(summary.value, mtil.matrix(steps, ORDER)[-1].mean())
+        np.testing.assert_allclose(summary.value, protocol.matrix(steps, ORDER)[-1].mean())
 
 
 def test_what_the_methods_share_is_equal(rows):
@@ -69,8 +71,8 @@ def test_what_the_methods_share_is_equal(rows):
 
 def test_a_second_run_computes_nothing(rows, tiny):
     profile = profiles.load(tiny)
-    assert all(store.cached(step) for method in mtil.METHODS for step in mtil.plan(profile, method, 0))
-    again = mtil.run(profile)
+    assert all(store.cached(step) for method in protocol.METHODS for step in protocol.plan(profile, method, 0))
+    again = protocol.run(profile)
     assert again.equals(rows)
 
 
@@ -80,7 +82,7 @@ def test_one_learning_rate_recomputes_its_expert_and_what_follows(rows, tiny):
     changed = profiles.replace(profile, finetune=profiles.replace(profile.finetune, lr_by_task=rates))
     fresh = [task for task in ORDER if not store.cached(experts.step(changed, task, 0))]
     assert fresh == ["icons"]
-    assert [store.cached(step) for step in mtil.plan(changed, "condu-ft", 0)] == [True, False, False]
+    assert [store.cached(step) for step in protocol.plan(changed, "condu-ft", 0)] == [True, False, False]
     assert "config.recipe.lr 0.001 → 0.0005" in store.why(experts.step(changed, "icons", 0))
 
 
@@ -90,7 +92,7 @@ def test_a_power_cut_changes_no_number(rows, tiny, home, tmp_path):
     (other / "datasets").symlink_to(home / "datasets")
     code = (
         "import sys; from clipmerge.study import mtil, profiles, results;"
-        "results.append(sys.argv[2], mtil.run(profiles.load(sys.argv[1])))"
+        "results.append(sys.argv[2], protocol.run(profiles.load(sys.argv[1])))"
     )
     command = [sys.executable, "-W", "error", "-c", code, str(tiny), str(tmp_path / "rows.jsonl")]
     environment = {**os.environ, "CLIPMERGE_HOME": str(other)}

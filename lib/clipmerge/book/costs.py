@@ -7,7 +7,7 @@ the recorded time of every step it needs, divided by the workers that share them
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clipmerge.study import ledger
+from clipmerge.study.cache import ledger
 
 Record = Mapping[str, Any]
 

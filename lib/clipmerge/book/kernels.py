@@ -19,7 +19,7 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
 from clipmerge.book.progress import QUIET
-from clipmerge.study import ledger
+from clipmerge.study.cache import ledger
 
 LEDGER = "steps.json"
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Sequence
 
-from clipmerge.study import slots
+from clipmerge.study.cache import slots
 
 LANES = ("01", "2")  # first digits of notebooks: foundations and ConDU beside TIME; whatever comes later needs both
 LEASH = "--until-input-ends"

@@ -21,7 +21,8 @@ import psutil
 
 from clipmerge import files, paths
 from clipmerge.errors import BadInput
-from clipmerge.study import ledger, profiles
+from clipmerge.study import profiles
+from clipmerge.study.cache import ledger
 
 OVERRIDE = "CLIPMERGE_PROFILE"
 LIBRARIES = ("clipmerge", "torch", "open_clip_torch", "numpy", "pandas", "matplotlib")
@@ -56,7 +57,7 @@ def setup(profile: str = "laptop", seed: int = 0, out: str = "") -> Run:
         raise BadInput(f"seed: expected a whole number from 0 up, found {seed!r}")
     if not isinstance(out, str) or "{" in out:
         raise BadInput(f"out: expected a folder name without braces, or '' for figures/<profile>; found {out!r}")
-    from clipmerge.study.steps import accelerator
+    from clipmerge.study.cache.step import accelerator
 
     chosen = profiles.load(os.environ.get(OVERRIDE) or profile)
     make_deterministic(seed)

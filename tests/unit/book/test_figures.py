@@ -11,7 +11,8 @@ import pytest
 
 from clipmerge.book import Run, figures, tables
 from clipmerge.errors import BadInput
-from clipmerge.study import ledger, profiles, results
+from clipmerge.study import profiles, results
+from clipmerge.study.cache import ledger
 
 
 @pytest.fixture

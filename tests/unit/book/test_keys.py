@@ -5,6 +5,7 @@ import pytest
 
 from clipmerge.book import keys
 from clipmerge.study import profiles
+from clipmerge.study.cache import codehash, syntax
 
 
 def notebook(source):
@@ -18,39 +19,50 @@ def library(tmp_path, monkeypatch):
     (package / "sub").mkdir(parents=True)
     for name, text in {
         "__init__.py": "",
-        "alpha.py": "from clipmerge.sub import beta\nfrom .sub.gamma import thing\n",
+        "alpha.py": "from clipmerge.sub import beta\nfrom .sub.gamma import thing\n\nrun = lambda: beta.y + thing()\n",
         "delta.py": "x = 1\n",
         "sub/__init__.py": "",
         "sub/beta.py": "y = 2\n",
-        "sub/gamma.py": "def thing():\n    import clipmerge.sub.inner\n",
+        "sub/gamma.py": "def thing():\n    import clipmerge.sub.inner\n    return clipmerge.sub.inner.z\n",
         "sub/inner.py": "z = 3\n",
     }.items():
         (package / name).write_text(text)
-    monkeypatch.setattr(keys, "PACKAGE", package)
-    monkeypatch.setattr(keys, "LIB", package.parent)
+    monkeypatch.setattr(syntax, "PACKAGE", package)
+    forget(monkeypatch)
     return package
 
 
-def names(library, source):
-    return [path.relative_to(library).as_posix() for path in keys.library([source])]
+def forget(monkeypatch):
+    """What a new process would not know."""
+    monkeypatch.setattr(syntax, "_known", {})
+    codehash._module_of.cache_clear()
 
 
-def test_imports_are_followed_wherever_they_stand(library):
-    expected = ["__init__.py", "alpha.py", "sub/__init__.py", "sub/beta.py", "sub/gamma.py", "sub/inner.py"]
-    assert names(library, "%matplotlib inline\nfrom clipmerge import alpha") == expected
-    assert names(library, "import clipmerge.delta as d, numpy") == ["__init__.py", "delta.py"]
-    assert names(library, "import numpy") == []
+def names(source):
+    return [name.removeprefix("clipmerge.") for name in codehash.library([source])]
 
 
-def test_parts_name_what_changed(library):
+def test_what_cells_reach_is_followed_wherever_it_stands(library):
+    assert names("from clipmerge import alpha\nalpha.run()") == ["alpha", "sub.beta", "sub.gamma", "sub.inner"]
+    assert names("import clipmerge.delta as d, numpy\nd.x") == ["delta"]
+    assert names("import numpy") == names("from clipmerge import alpha") == []
+
+
+def test_parts_name_what_changed(library, monkeypatch):
     smoke, other = profiles.load("smoke"), profiles.load("laptop")
-    before = keys.parts(notebook("from clipmerge import alpha"), smoke, 0, library)
-    (library / "delta.py").write_text("x = 100\n")  # not imported
-    (library / "sub" / "inner.py").write_text("z = 3  # a comment\n")
-    assert keys.changed(before, keys.parts(notebook("from clipmerge import alpha"), smoke, 0, library)) == []
+    cell = "%matplotlib inline\nfrom clipmerge import alpha\nalpha.run()"
+
+    def parts(source=cell, profile=smoke, seed=0):
+        forget(monkeypatch)
+        return keys.parts(notebook(source), profile, seed, library)
+
+    before = parts()
+    (library / "delta.py").write_text("x = 100\n")  # not reached
+    (library / "sub" / "inner.py").write_text("z = 3  # a comment\nother = 5\n")
+    assert keys.changed(before, parts()) == []
     (library / "sub" / "inner.py").write_text("z = 4\n")
-    after = keys.parts(notebook("from clipmerge import alpha"), smoke, 0, library)
-    assert keys.changed(before, after) == ["lib/clipmerge/sub/inner.py"]
-    assert keys.changed(after, keys.parts(notebook("from clipmerge import alpha"), smoke, 1, library)) == ["seed"]
-    assert "profile name" in keys.changed(after, keys.parts(notebook("from clipmerge import alpha"), other, 0, library))
-    assert keys.changed(after, keys.parts(notebook("import clipmerge.alpha"), smoke, 0, library)) == ["code cells"]
+    after = parts()
+    assert keys.changed(before, after) == ["clipmerge.sub.inner"]
+    assert keys.changed(after, parts(seed=1)) == ["seed"]
+    assert "profile name" in keys.changed(after, parts(profile=other))
+    assert keys.changed(after, parts(cell + "  # why not")) == ["code cells"]

@@ -13,7 +13,8 @@ import torch
 from clipmerge import paths
 from clipmerge.book import setup
 from clipmerge.errors import BadInput
-from clipmerge.study import profiles, steps
+from clipmerge.study import profiles
+from clipmerge.study.cache import step
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def test_run_says_what_it_works_with(tmp_path, monkeypatch):
     facts = json.loads(json.dumps(run.record))
     assert facts["profile"] == "laptop" and facts["threads"] == 1
     assert torch.__version__.startswith(facts["versions"]["torch"])
-    assert run.profile.device == "auto" and run.device == steps.accelerator()
+    assert run.profile.device == "auto" and run.device == step.accelerator()
 
 
 def test_environment_overrides_the_profile(tmp_path, monkeypatch):

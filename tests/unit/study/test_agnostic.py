@@ -7,8 +7,11 @@ import torch
 
 from clipmerge import files
 from clipmerge.clip import evaluate, models
-from clipmerge.study import agnostic, answers, experts, mtil, panels, profiles, store, traits, votes
-from clipmerge.study.steps import Step
+from clipmerge.study import experts, profiles
+from clipmerge.study.cache import store
+from clipmerge.study.cache.step import Step
+from clipmerge.study.condu import answers, protocol, traits
+from clipmerge.study.routing import agnostic, ensemble, voting
 
 SMOKE = profiles.load("smoke")
 TASKS = ("surfaces", "solarcells", "landcover")
@@ -29,9 +32,9 @@ def answered(request):
 
 def test_unseen_tasks_are_answered_as_in_the_protocol(answered):
     method, found = answered
-    known = mtil.plan(PROFILE, method, 0)
+    known = protocol.plan(PROFILE, method, 0)
     store.build(known)
-    a = mtil.matrix(known, TASKS)
+    a = protocol.matrix(known, TASKS)
     own = found[found.space == "own"].pivot(index="session", columns="task", values="value")[list(TASKS)].to_numpy()
     for t in range(3):
         assert own[t, t + 1 :] == pytest.approx(a[t, t + 1 :])
@@ -45,10 +48,10 @@ def test_label_spaces_are_ordered_and_meet_at_the_end(answered):
 
 
 def test_a_panel_answers_as_the_step_does():
-    reading, seen = panels.base_steps(PROFILE)
+    reading, seen = ensemble.base_steps(PROFILE)
     config = {"model": PROFILE.model, "tasks": [experts.task_config(PROFILE, u) for u in TASKS], "k": 1, "seen": 3}
     inputs = {"reading": reading, "traits": seen} | experts.base_inputs(PROFILE.model)
-    inputs |= panels.session(PROFILE, "condu-ft", 0, 3)
+    inputs |= ensemble.session(PROFILE, "condu-ft", 0, 3)
     step = Step(answers.answer, "agnostic/test", config, inputs)
     asked = files.read_json(store.get(step) / answers.AGNOSTIC)
     found = agnostic.sessions(PROFILE, "condu-ft", 0)
@@ -57,9 +60,9 @@ def test_a_panel_answers_as_the_step_does():
 
 
 def test_no_expert_and_no_base_but_zero_shot():
-    panel = panels.load(PROFILE, "condu-ft", 0)
-    scores = panels.similarities(panel, panels.prototypes(PROFILE))
-    graded = panels.grade(panel, {"K = 0": {u: votes.weights(scores[u], 0) for u in TASKS}}, ["own"])
+    panel = ensemble.load(PROFILE, "condu-ft", 0)
+    scores = ensemble.similarities(panel, ensemble.prototypes(PROFILE))
+    graded = ensemble.grade(panel, {"K = 0": {u: voting.weights(scores[u], 0) for u in TASKS}}, ["own"])
     base = models.create(PROFILE.model)
     for row in graded.itertuples():
         data = experts.dataset(experts.task_config(PROFILE, row.task))
@@ -68,7 +71,7 @@ def test_no_expert_and_no_base_but_zero_shot():
 
 @pytest.mark.parametrize("side", traits.SIDES)
 def test_prototypes_from_kept_features_are_the_library_s(side):
-    seen = traits.load(store.get(panels.base_steps(PROFILE)[1]))
+    seen = traits.load(store.get(ensemble.base_steps(PROFILE)[1]))
     data = experts.dataset(experts.task_config(PROFILE, "landcover"))
     golden = evaluate.prototypes(models.create(PROFILE.model), PROFILE.model, data, side)
     torch.testing.assert_close(traits.prototypes(seen, "landcover", side), golden, atol=1e-6, rtol=0)

@@ -14,20 +14,10 @@ from torch import nn
 from clipmerge import files
 from clipmerge.clip import models
 from clipmerge.errors import BadInput
-from clipmerge.study import (
-    baselines,
-    ddas,
-    distill,
-    experts,
-    joint,
-    moe,
-    orders,
-    profiles,
-    rail,
-    reference,
-    sequential,
-    store,
-)
+from clipmerge.study import baselines, experts, profiles
+from clipmerge.study.baselines import ddas, joint, losses, moe_adapters, rail, reference, sequential
+from clipmerge.study.cache import store
+from clipmerge.study.condu import orders
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "solarcells", "landcover")  # few classes each: their heads cost little
@@ -37,15 +27,15 @@ TINY = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
 def test_distillation_by_hand():
     teacher, student = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
     p, q = 1 / (1 + exp(-1)), log(1 + exp(-1))  # at T = 2 the logits are 1 and 0
-    assert distill.soften(teacher, student, 2.0).item() == pytest.approx(4 * (p * (1 + q) + (1 - p) * q), rel=1e-6)
+    assert losses.soften(teacher, student, 2.0).item() == pytest.approx(4 * (p * (1 + q) + (1 - p) * q), rel=1e-6)
 
 
 def test_both_ways_looks_along_rows_and_columns():
     w = torch.eye(2)
     old, new = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.0, 1.0]])
-    expected = distill.soften(10 * old, 10 * new, 2.0) + distill.soften(10 * old.T, 10 * new.T, 2.0)
-    assert distill.both_ways(old, new, w, 10.0, 2.0).item() == pytest.approx(expected.item())
-    assert distill.both_ways(old, old, w, 10.0, 2.0) < distill.both_ways(old, new, w, 10.0, 2.0)
+    expected = losses.soften(10 * old, 10 * new, 2.0) + losses.soften(10 * old.T, 10 * new.T, 2.0)
+    assert losses.both_ways(old, new, w, 10.0, 2.0).item() == pytest.approx(expected.item())
+    assert losses.both_ways(old, old, w, 10.0, 2.0) < losses.both_ways(old, new, w, 10.0, 2.0)
 
 
 def test_weight_consolidation_by_hand():
@@ -54,22 +44,22 @@ def test_weight_consolidation_by_hand():
     with torch.no_grad():
         model.weight += torch.tensor([[0.5, -1.0]])
         model.bias += 3
-    assert distill.penalty(model, anchor).item() == pytest.approx(0.25 + 1 + 9)
+    assert losses.penalty(model, anchor).item() == pytest.approx(0.25 + 1 + 9)
     model.bias.requires_grad_(False)
-    assert distill.penalty(model, anchor).item() == pytest.approx(1.25)  # what is not trained does not count
+    assert losses.penalty(model, anchor).item() == pytest.approx(1.25)  # what is not trained does not count
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=8))
 def test_running_mean_is_the_mean(values):
     mean = {"x": torch.tensor(values[0], dtype=torch.float64)}
     for count, value in enumerate(values[1:], start=1):
-        distill.fold(mean, [("x", torch.tensor(value, dtype=torch.float64))], count)
+        losses.fold(mean, [("x", torch.tensor(value, dtype=torch.float64))], count)
     assert mean["x"].item() == pytest.approx(np.mean(values), abs=1e-9)
 
 
 def test_random_sentences_stand_between_start_and_end():
     frame = models.tokenizer("nano-xs")(["a word"])[0]
-    rows = distill.random_sentences(5, 10, frame, torch.Generator().manual_seed(0))
+    rows = losses.random_sentences(5, 10, frame, torch.Generator().manual_seed(0))
     start, end = frame[0], frame.max()
     assert (rows[:, 0] == start).all() and (rows[:, 11] == end).all() and (rows[:, 12:] == 0).all()
     assert ((rows[:, 1:11] > 0) & (rows[:, 1:11] < start)).all() and rows.argmax(1).eq(11).all()
@@ -130,7 +120,7 @@ def test_rail_answers_outside_what_it_learnt_as_zero_shot_does():
 def test_adapters_change_nothing_before_the_first_step_and_frozen_ones_never():
     model, images = models.create("nano-xs"), torch.randint(0, 255, (3, 32, 32, 3), dtype=torch.uint8)
     before = models.encode_image(model, images)
-    mixtures = moe.attach(model, 4, 2, tasks=2, seed=0)
+    mixtures = moe_adapters.attach(model, 4, 2, tasks=2, seed=0)
     torch.testing.assert_close(models.encode_image(model, images), before)
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"mixtures"}
     one = mixtures[0]
@@ -178,7 +168,7 @@ def test_rail_transfers_exactly_as_zero_shot():
 
 @pytest.mark.parametrize("method", ["zscl", "moe-adapters", "joint"])
 def test_the_same_again(method, tmp_path):
-    plans = {"moe-adapters": moe.chain, "joint": joint.chain}
+    plans = {"moe-adapters": moe_adapters.chain, "joint": joint.chain}
     last = plans.get(method, lambda p, o, s: sequential.chain(p, method, o, s))(TINY, TASKS[:1], 0)[0]
     done, again = store.get(last), tmp_path / "again"
     again.mkdir()

@@ -5,7 +5,7 @@ import torch
 
 from clipmerge.clip import models
 from clipmerge.errors import BadInput
-from clipmerge.study import budgets
+from clipmerge.study.time import budgets
 
 
 def test_operations_of_a_vit_b_16_are_those_of_the_published_table():

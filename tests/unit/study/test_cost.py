@@ -5,7 +5,8 @@ import torch
 
 from clipmerge.clip import models
 from clipmerge.merge import condu
-from clipmerge.study import sessions, stacking, storage, timing
+from clipmerge.study.analysis import stacking, storage, timing
+from clipmerge.study.condu import sessions
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clipmerge.errors import BadInput
-from clipmerge.study import engine
+from clipmerge.study.cache import scheduler
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
 
@@ -47,8 +47,8 @@ def _where(_):
 
 
 def test_serial_and_processes_agree_bitwise():
-    serial = engine.map(_train, range(4), workers=1)
-    parallel = engine.map(_train, range(4), workers=2, backend="processes")
+    serial = scheduler.map(_train, range(4), workers=1)
+    parallel = scheduler.map(_train, range(4), workers=2, backend="processes")
     assert all(torch.equal(a, b) for a, b in zip(serial, parallel, strict=True))
     assert not torch.equal(serial[0], serial[1])
 
@@ -57,7 +57,7 @@ def test_serial_jobs_have_one_thread_and_the_caller_keeps_its_own():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        [(_, threads, *_)] = engine.map(_where, [0])
+        [(_, threads, *_)] = scheduler.map(_where, [0])
         assert (threads, torch.get_num_threads()) == (1, 2)
     finally:
         torch.set_num_threads(before)
@@ -66,15 +66,15 @@ def test_serial_jobs_have_one_thread_and_the_caller_keeps_its_own():
 def test_order_is_that_of_the_jobs_and_progress_counts():
     jobs = [{"value": i, "sleep": 0.2 if i == 0 else 0.0} for i in range(5)]
     seen = []
-    out = engine.map(_sleepy, jobs, workers=2, progress=lambda done, total: seen.append((done, total)))
+    out = scheduler.map(_sleepy, jobs, workers=2, progress=lambda done, total: seen.append((done, total)))
     assert [value for value, _ in out] == [0, 1, 2, 3, 4]
     assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert len({pid for _, pid in out} - {os.getpid()}) >= 1
 
 
 def test_workers_are_reused_and_have_one_thread_each():
-    first = engine.map(_where, range(4), workers=2)
-    second = engine.map(_where, range(4), workers=2)
+    first = scheduler.map(_where, range(4), workers=2)
+    second = scheduler.map(_where, range(4), workers=2)
     assert len({pid for *_, pid in first + second}) <= 2
     assert {(threads, env) for _, threads, env, _ in first + second} == {(1, "1")}
 
@@ -83,9 +83,9 @@ def test_workers_are_reused_and_have_one_thread_each():
 def test_an_error_keeps_its_type_and_names_the_job(workers):
     jobs = [SimpleNamespace(name=f"expert/{i}", value=i) for i in range(4)]
     with pytest.raises(ValueError, match="no twos") as caught:
-        engine.map(_fail_on_two, jobs, workers=workers)
+        scheduler.map(_fail_on_two, jobs, workers=workers)
     assert "in job 3: expert/2" in caught.value.__notes__
-    assert engine.map(_fail_on_two, jobs[:2], workers=workers) == [0, 1]
+    assert scheduler.map(_fail_on_two, jobs[:2], workers=workers) == [0, 1]
 
 
 def test_workers_do_not_see_a_changed_import_path(monkeypatch, tmp_path):
@@ -93,13 +93,13 @@ def test_workers_do_not_see_a_changed_import_path(monkeypatch, tmp_path):
 
     get_reusable_executor().shutdown(wait=True)  # new workers: old ones could not know the new path
     monkeypatch.syspath_prepend(tmp_path)
-    places = engine.map(_where, range(2), workers=2, backend="processes")
+    places = scheduler.map(_where, range(2), workers=2, backend="processes")
     assert all(str(tmp_path) not in path for path, *_ in places)
     assert sys.path[0] == str(tmp_path)
 
 
 def test_no_jobs():
-    assert engine.map(_train, [], workers=2) == engine.map(_train, [], backend="processes") == []
+    assert scheduler.map(_train, [], workers=2) == scheduler.map(_train, [], backend="processes") == []
 
 
 # A short job and a chain of three, given in an unkind order: 3 → 1 → 0, and 2 alone.
@@ -108,8 +108,8 @@ NEEDS = [[1], [3], [], []]
 
 def test_a_job_follows_what_it_needs_and_the_longest_chain_goes_first():
     ran = []
-    assert engine.flow(lambda job: ran.append(job) or job, "abcd", NEEDS, workers=1) == list("abcd")
-    assert ran == list("dbac") and engine._chains(NEEDS) == [0, 1, 0, 2]
+    assert scheduler.flow(lambda job: ran.append(job) or job, "abcd", NEEDS, workers=1) == list("abcd")
+    assert ran == list("dbac") and scheduler._chains(NEEDS) == [0, 1, 0, 2]
 
 
 def _meet(job):
@@ -129,7 +129,7 @@ def test_a_chain_does_not_wait_for_its_wave(tmp_path):
     jobs = [SimpleNamespace(name=mark.name, mark=mark, others=[]) for mark in marks]
     jobs[2].others = [marks[0]]
     seen = []
-    engine.flow(_meet, jobs, NEEDS, workers=2, progress=lambda done, total: seen.append((done, total)))
+    scheduler.flow(_meet, jobs, NEEDS, workers=2, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 4) for i in range(1, 5)]
 
 
@@ -138,22 +138,22 @@ def test_nothing_follows_a_failure(workers, tmp_path):
     jobs = [SimpleNamespace(name="first", mark=tmp_path / "no" / "folder", others=[])]
     jobs += [SimpleNamespace(name="second", mark=tmp_path / "second", others=[])]
     with pytest.raises(FileNotFoundError) as caught:
-        engine.flow(_meet, jobs, [[], [0]], workers=workers)
+        scheduler.flow(_meet, jobs, [[], [0]], workers=workers)
     assert "in job 1: first" in caught.value.__notes__
     assert not jobs[1].mark.exists()
 
 
 def test_arguments_are_checked():
     with pytest.raises(BadInput, match="workers: expected at least 1, found 0"):
-        engine.map(_train, [1], workers=0)
+        scheduler.map(_train, [1], workers=0)
     with pytest.raises(BadInput, match="expected auto, serial, processes, ray; found 'threads'"):
-        engine.map(_train, [1], backend="threads")
+        scheduler.map(_train, [1], backend="threads")
 
 
 def test_ray_missing_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BadInput, match=r"backend ray: expected the package ray \(pip install clipmerge\[cluster\]\)"):
-        engine.map(_train, [1], backend="ray")
+        scheduler.map(_train, [1], backend="ray")
 
 
 INTERRUPTED = """
@@ -165,7 +165,7 @@ def work(folder):
     time.sleep(60)
 
 if __name__ == "__main__":
-    engine.map(work, [sys.argv[1]] * 4, workers=2)
+    scheduler.map(work, [sys.argv[1]] * 4, workers=2)
 """
 
 

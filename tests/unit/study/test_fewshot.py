@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from clipmerge import files
 from clipmerge.clip import datasets, evaluate, models
 from clipmerge.errors import BadInput
-from clipmerge.study import experts, fewshot, grading, handful, profiles, shots, store
+from clipmerge.study import experts, profiles
+from clipmerge.study.cache import store
+from clipmerge.study.condu import fewshot, grading, handful
+from clipmerge.study.experts import fewshot as fewshot_experts
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "flags")
@@ -21,22 +24,22 @@ PROFILE = replace(PROFILE, few_shot=replace(SMOKE.few_shot, session_seeds=(0,)))
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 7), st.integers(0, 3))
 def test_a_draw_holds_k_of_each_class_and_follows_its_seed(labels, k, seed):
     labels = torch.tensor(labels)
-    index = shots.draw(labels, k, seed)
-    assert torch.equal(index, shots.draw(labels, k, seed)) and len(index.unique()) == len(index)
+    index = fewshot_experts.draw(labels, k, seed)
+    assert torch.equal(index, fewshot_experts.draw(labels, k, seed)) and len(index.unique()) == len(index)
     counts = torch.bincount(labels, minlength=5)
     assert torch.equal(torch.bincount(labels[index], minlength=5), counts.clamp(max=k))
 
 
 def test_seeds_draw_differently_and_no_shot_is_refused():
     labels = torch.arange(4).repeat(25)
-    assert not torch.equal(shots.draw(labels, 5, 0), shots.draw(labels, 5, 1))
+    assert not torch.equal(fewshot_experts.draw(labels, 5, 0), fewshot_experts.draw(labels, 5, 1))
     with pytest.raises(BadInput, match="at least 1 image of each class, found 0"):
-        shots.draw(labels, 0, 0)
+        fewshot_experts.draw(labels, 0, 0)
 
 
 def test_shots_are_drawn_outside_a_held_out_part():
     data = datasets.limit(datasets.load("digits"), 10, 1)
-    index = shots.owned({"held_out": 0, "shots": 3}, data, seed=1)
+    index = fewshot_experts.owned({"held_out": 0, "shots": 3}, data, seed=1)
     assert not set(index.tolist()) & set(datasets.validation_split(data, seed=0)[1].tolist())
     assert torch.equal(torch.bincount(data.train_labels[index]), torch.full((10,), 3))
 
@@ -47,7 +50,7 @@ def test_prototypes_use_the_shots_alone(tmp_path):
     handful.read(tmp_path, config=config, inputs={}, seed=3)
     found = files.load_tensors(tmp_path / grading.READING)["prototypes.digits"]
     data, base = experts.dataset(task), models.create(PROFILE.model)
-    index = shots.draw(data.train_labels, 2, 3)
+    index = fewshot_experts.draw(data.train_labels, 2, 3)
     images = data.train_images.clone()
     others = torch.ones(len(images), dtype=torch.bool)
     others[index] = False

@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from clipmerge.errors import BadInput
-from clipmerge.study import gates, gating
+from clipmerge.study.routing import calibration, gates
 
 
 def blobs(n=60, tasks=3, dim=8, seed=0):
@@ -22,25 +22,26 @@ def blobs(n=60, tasks=3, dim=8, seed=0):
 def test_ece_by_hand():
     confidence = torch.tensor([0.95, 0.85, 0.9, 0.55])
     right = torch.tensor([True, False, True, True])
-    table = gating.reliability(confidence, right, bins=2)  # (0, ½] is empty
+    table = calibration.reliability(confidence, right, bins=2)  # (0, ½] is empty
     assert table.values.tolist() == [[1, pytest.approx(0.8125), 0.75, 1.0]]
-    ten = gating.reliability(confidence, right)
+    ten = calibration.reliability(confidence, right)
     golden = [[5, 0.55, 1.0, 0.25], [8, 0.875, 0.5, 0.5], [9, 0.95, 1.0, 0.25]]
     np.testing.assert_allclose(ten.values, golden, atol=1e-6)
-    assert gating.ece(ten) == pytest.approx(0.25 * 0.45 + 0.5 * 0.375 + 0.25 * 0.05, abs=1e-6)
+    assert calibration.ece(ten) == pytest.approx(0.25 * 0.45 + 0.5 * 0.375 + 0.25 * 0.05, abs=1e-6)
 
 
 def test_weighted_ece_counts_shares():
     confidence, right = torch.tensor([0.9, 0.6]), torch.tensor([True, False])
     share = torch.tensor([0.75, 0.25])
-    assert gating.ece(gating.reliability(confidence, right, share)) == pytest.approx(0.75 * 0.1 + 0.25 * 0.6, abs=1e-6)
+    found = calibration.ece(calibration.reliability(confidence, right, share))
+    assert found == pytest.approx(0.75 * 0.1 + 0.25 * 0.6, abs=1e-6)
 
 
 def test_a_gate_that_is_sure_and_right_has_no_error():
-    table = gating.reliability(torch.ones(5), torch.ones(5, dtype=torch.bool))
-    assert gating.ece(table) == 0
+    table = calibration.reliability(torch.ones(5), torch.ones(5, dtype=torch.bool))
+    assert calibration.ece(table) == 0
     with pytest.raises(BadInput, match="confidence"):
-        gating.reliability(torch.tensor([1.5]), torch.tensor([True]))
+        calibration.reliability(torch.tensor([1.5]), torch.tensor([True]))
 
 
 def test_every_task_counts_the_same():
@@ -81,12 +82,12 @@ def test_router_is_what_sklearn_says_and_the_same_every_time():
 
 def test_rules_of_a_gate():
     p = torch.tensor([[0.7, 0.2, 0.1]])
-    assert gating.rule("first choice alone", p, 2).tolist() == [[0.0, 1.0, 0.0, 0.0]]
-    torch.testing.assert_close(gating.rule("mixture", p, 2), torch.tensor([[0.0, 0.7, 0.2, 0.1]]))
-    torch.testing.assert_close(gating.rule("nearest K and base", p, 2), torch.tensor([[1.0, 1.0, 1.0, 0.0]]) / 3)
+    assert calibration.rule("first choice alone", p, 2).tolist() == [[0.0, 1.0, 0.0, 0.0]]
+    torch.testing.assert_close(calibration.rule("mixture", p, 2), torch.tensor([[0.0, 0.7, 0.2, 0.1]]))
+    torch.testing.assert_close(calibration.rule("nearest K and base", p, 2), torch.tensor([[1.0, 1.0, 1.0, 0.0]]) / 3)
     with pytest.raises(BadInput, match="rule"):
-        gating.rule("loudest", p, 2)
+        calibration.rule("loudest", p, 2)
 
 
 def test_reliability_is_a_table():
-    assert isinstance(gating.reliability(torch.tensor([0.5]), torch.tensor([True])), pd.DataFrame)
+    assert isinstance(calibration.reliability(torch.tensor([0.5]), torch.tensor([True])), pd.DataFrame)

@@ -8,7 +8,8 @@ import torch
 from clipmerge.clip import models
 from clipmerge.errors import BadInput
 from clipmerge.merge import condu
-from clipmerge.study import drift, experts, fisher, inside, likeness, parity, profiles, rules
+from clipmerge.study import experts, profiles
+from clipmerge.study.analysis import drift, fisher, inside, numerics, rules, similarity
 
 PROFILE = profiles.load("smoke")
 
@@ -117,15 +118,15 @@ def test_cka_of_identical_rotated_and_unrelated_features():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(400, 8, generator=generator)
     rotation = torch.linalg.qr(torch.randn(8, 8, generator=generator)).Q
-    assert likeness.cka(x, x) == pytest.approx(1)
-    assert likeness.cka(x, 3 * x @ rotation + 1) == pytest.approx(1, abs=1e-5)
-    assert likeness.cka(x, torch.randn(400, 8, generator=generator)) < 0.1
+    assert similarity.cka(x, x) == pytest.approx(1)
+    assert similarity.cka(x, 3 * x @ rotation + 1) == pytest.approx(1, abs=1e-5)
+    assert similarity.cka(x, torch.randn(400, 8, generator=generator)) < 0.1
 
 
 def test_images_and_classes_that_are_looked_at():
-    assert likeness.some(3, 10).tolist() == [0, 1, 2]
-    assert len(set(likeness.some(100, 10).tolist())) == 10
-    assert likeness.largest_classes(torch.tensor([0, 1, 1, 2, 2, 3]), 2) == [1, 2]
+    assert similarity.some(3, 10).tolist() == [0, 1, 2]
+    assert len(set(similarity.some(100, 10).tolist())) == 10
+    assert similarity.largest_classes(torch.tensor([0, 1, 1, 2, 2, 3]), 2) == [1, 2]
 
 
 @pytest.fixture(scope="module")
@@ -158,11 +159,11 @@ def test_fisher_from_mean_gradients_agrees_with_one_image_at_a_time(toy):
 
 def test_ways_of_computing_are_compared_to_the_digit(toy):
     model, data = toy
-    one = parity.logits(model, PROFILE.model, data, parity.WAYS["fp32"])
-    again = parity.compare(one, one.clone(), data.test_labels)
+    one = numerics.logits(model, PROFILE.model, data, numerics.WAYS["fp32"])
+    again = numerics.compare(one, one.clone(), data.test_labels)
     assert again["logit_difference"] == again["answers_changed"] == again["accuracy_difference"] == 0
-    half = parity.logits(model, PROFILE.model, data, parity.WAYS["bf16"])
-    assert 0 < parity.compare(one, half, data.test_labels)["logit_difference"] < 5
+    half = numerics.logits(model, PROFILE.model, data, numerics.WAYS["bf16"])
+    assert 0 < numerics.compare(one, half, data.test_labels)["logit_difference"] < 5
     other = one.clone()
     other[0] = -other[0]
-    assert parity.compare(one, other, one.argmax(1))["answers_changed"] == pytest.approx(100 / len(one))
+    assert numerics.compare(one, other, one.argmax(1))["answers_changed"] == pytest.approx(100 / len(one))

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from clipmerge.study import ledger, store
-from clipmerge.study.store import Step
+from clipmerge.study.cache import ledger, store
+from clipmerge.study.cache.store import Step
 
 
 def toil(out, *, config, inputs, seed):

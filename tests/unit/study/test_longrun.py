@@ -5,7 +5,7 @@ import torch
 
 from clipmerge import files
 from clipmerge.merge import condu
-from clipmerge.study import longrun
+from clipmerge.study.condu import longrun
 
 
 @pytest.fixture

@@ -9,12 +9,15 @@ from clipmerge import files
 from clipmerge.clip import lora as factors_of
 from clipmerge.errors import BadInput
 from clipmerge.merge import condu, deltas
-from clipmerge.study import adapters, experts, lora, mtil, profiles, sessions, store
+from clipmerge.study import experts, profiles
+from clipmerge.study.cache import store
+from clipmerge.study.condu import adapters, protocol, sessions
+from clipmerge.study.condu import lora as condu_lora
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "flags")
 PROFILE = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
-CONFIG = lora.start_config(PROFILE, 0)
+CONFIG = condu_lora.start_config(PROFILE, 0)
 
 
 def random_change(seed):
@@ -43,8 +46,8 @@ def test_unifying_factors_is_not_unifying_products():
 
 
 def test_another_initialisation_is_an_offset_all_tasks_share():
-    tuned = [lora.step(PROFILE, task, 0) for task in TASKS]
-    other = store.build(lora.prepared(PROFILE, "other-init", 0, tuned))
+    tuned = [condu_lora.step(PROFILE, task, 0) for task in TASKS]
+    other = store.build(condu_lora.prepared(PROFILE, "other-init", 0, tuned))
     plain = store.build(tuned)
     offsets = []
     for shifted, true in zip(other, plain, strict=True):
@@ -56,22 +59,22 @@ def test_another_initialisation_is_an_offset_all_tasks_share():
 
 
 def test_rows_are_those_of_table_1():
-    rows = lora.run(PROFILE, seeds=[0])
-    like = mtil.run(PROFILE, ("zero-shot",), seeds=[0])
+    rows = condu_lora.run(PROFILE, seeds=[0])
+    like = protocol.run(PROFILE, ("zero-shot",), seeds=[0])
     keys = ["task", "metric", "session"]
     assert list(rows) == list(like) and set(rows.method) == {"condu-lora"}
     assert rows[keys].fillna(0).values.tolist() == like[keys].fillna(0).values.tolist()
-    again = lora.run(PROFILE, seeds=[0], every=())
+    again = condu_lora.run(PROFILE, seeds=[0], every=())
     both = rows[rows.metric == "last"].set_index("task").value
     assert again.set_index("task").value.to_dict() == both.to_dict()
 
 
 def test_factor_sessions_are_graded_like_the_products_they_stand_for():
-    steps = {kind: lora.plan(PROFILE, kind, 0)[0] for kind in ("product", "factors")}
+    steps = {kind: condu_lora.plan(PROFILE, kind, 0)[0] for kind in ("product", "factors")}
     graded = {kind: files.read_json(store.get(step) / "accuracy.json") for kind, step in steps.items()}
     assert graded["product"] == graded["factors"]  # the first session is lossless for either
 
 
 def test_an_unknown_kind_is_named():
     with pytest.raises(BadInput, match="LoRA: kind: expected one of product, .*, experts, found 'sum'"):
-        lora.prepared(PROFILE, "sum", 0, [])
+        condu_lora.prepared(PROFILE, "sum", 0, [])

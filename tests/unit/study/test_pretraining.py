@@ -6,7 +6,9 @@ import pytest
 from clipmerge import files
 from clipmerge.clip import pretrain
 from clipmerge.errors import BadInput
-from clipmerge.study import pretraining, profiles, store
+from clipmerge.study import profiles
+from clipmerge.study.cache import store
+from clipmerge.study.experts import pretraining
 
 
 def test_a_rerun_repeats_itself_and_keeps_no_checkpoint(tmp_path):

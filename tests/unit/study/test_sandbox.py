@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipmerge.study import sandbox
+from clipmerge.study.cache import isolation
 
 
 def _draw():
@@ -18,11 +18,11 @@ def _draw():
 
 def test_seeded_draws_repeat_and_leave_no_trace():
     before = random.getstate()
-    with sandbox.seeded(5):
+    with isolation.seeded(5):
         first = _draw()
-    with sandbox.seeded(5):
+    with isolation.seeded(5):
         second = _draw()
-    with sandbox.seeded(6):
+    with isolation.seeded(6):
         other = _draw()
     assert first == second
     assert all(a != b for a, b in zip(first, other, strict=True))
@@ -31,12 +31,12 @@ def test_seeded_draws_repeat_and_leave_no_trace():
 
 @pytest.mark.parametrize("fail", [False, True])
 def test_the_callers_stream_goes_on(fail):
-    with sandbox.seeded(1):
+    with isolation.seeded(1):
         expected = [_draw(), _draw()]
-    with sandbox.seeded(1):
+    with isolation.seeded(1):
         found = [_draw()]
         try:
-            with sandbox.seeded(2):
+            with isolation.seeded(2):
                 _draw()
                 if fail:
                     raise RuntimeError
@@ -48,7 +48,7 @@ def test_the_callers_stream_goes_on(fail):
 
 def test_sigterm_is_an_exception_inside_only():
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as leaving, sandbox.terminable():
+    with pytest.raises(SystemExit) as leaving, isolation.terminable():
         os.kill(os.getpid(), signal.SIGTERM)
     assert leaving.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -58,7 +58,7 @@ def test_terminable_in_a_thread_does_nothing():
     seen = []
 
     def work():
-        with sandbox.terminable():
+        with isolation.terminable():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)
@@ -69,7 +69,7 @@ def test_terminable_in_a_thread_does_nothing():
 
 
 def test_peak_memory_sees_what_was_freed():
-    with sandbox.PeakMemory(interval=0.001) as memory:
+    with isolation.PeakMemory(interval=0.001) as memory:
         start = memory.mb
         block = torch.ones(25_000_000)  # 100 MB
         threading.Event().wait(0.1)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from clipmerge.study import engine, slots
+from clipmerge.study.cache import scheduler, slots
 
 HOLD = """
 import sys, time
@@ -62,12 +62,12 @@ def _square(x):
 
 def _sum_of_squares(n):
     assert slots.inside()
-    return sum(engine.map(_square, range(n), workers=2, backend="serial" if n == 3 else "processes"))
+    return sum(scheduler.map(_square, range(n), workers=2, backend="serial" if n == 3 else "processes"))
 
 
 def test_jobs_of_a_job_need_no_slot_of_their_own(monkeypatch):
     monkeypatch.setenv(slots.VARIABLE, slots.environment(1)[slots.VARIABLE])
-    assert engine.map(_sum_of_squares, [3, 4], workers=1) == [5, 14]
+    assert scheduler.map(_sum_of_squares, [3, 4], workers=1) == [5, 14]
 
 
 def test_without_slots_nobody_waits():

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
-from clipmerge.study import many, profiles, smalltasks
+from clipmerge.study import profiles
+from clipmerge.study.condu import many_tasks, smalltasks
 
 SIZES = {"animals": 10, "barcodes": 14, "flags": 250, "solarcells": 4}
 
@@ -52,7 +53,7 @@ def test_narrow_keeps_the_images_of_its_classes_under_new_labels():
 @pytest.mark.parametrize("name", ["smoke", "laptop"])
 def test_profiles_ask_for_tasks_that_can_be_cut(name):
     profile = profiles.load(name)
-    tasks = many.tasks(profile, seed=0)
+    tasks = many_tasks.tasks(profile, seed=0)
     assert len(tasks) == profile.many.count == profile.many.marks[-1]
     assert sum(len(task.classes) for task in tasks) > 600
     assert all(len(task.classes) >= profile.many.smallest for task in tasks)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmerge.errors import BadInput
-from clipmerge.study import steps
-from clipmerge.study.steps import Step
+from clipmerge.study.cache import step
+from clipmerge.study.cache.step import Step
 
 NAMES = st.text(min_size=1, max_size=3)
 LEAVES = st.integers(-5, 5) | st.text(max_size=3) | st.booleans() | st.none() | st.lists(st.integers(), max_size=2)
@@ -88,7 +88,7 @@ def test_records_and_tuples_become_plain():
 def test_changes_read_like_sentences():
     old = Step(work, "s", {"lr": 1e-4, "data": {"limit": 4}}).parts
     new = Step(work, "s", {"lr": 2e-4, "k": 3, "data": {"limit": None}}, seed=1).parts
-    assert steps.changes(old, new) == [
+    assert step.changes(old, new) == [
         "config.data.limit 4 → None",
         "config.k (none) → 3",
         "config.lr 0.0001 → 0.0002",
@@ -96,7 +96,7 @@ def test_changes_read_like_sentences():
     ]
     old = {**old, "inputs": {"base": "1"}}
     new = {**old, "code": dict.fromkeys(old["code"], "0"), "inputs": {"base": "2"}}
-    assert steps.changes(old, new) == [f"code.{__name__} changed", "inputs.base changed"]
+    assert step.changes(old, new) == [f"code.{__name__} changed", "inputs.base changed"]
 
 
 @pytest.mark.parametrize("name", ["", "/a", "a/", "a//b", "..", "a/../b", ".hidden", "a b", "a\n"])

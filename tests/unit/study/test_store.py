@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from clipmerge.errors import BadInput
-from clipmerge.study import store
-from clipmerge.study.store import Step
+from clipmerge.study.cache import store
+from clipmerge.study.cache.store import Step
 
 ran = []
 
@@ -114,7 +114,7 @@ def test_upstream_of_a_cached_step_is_not_needed(base, home):
 def test_one_learning_rate_recomputes_its_expert_and_what_follows(base, caplog):
     store.build(_graph(base))
     ran.clear()
-    caplog.set_level("INFO", logger="clipmerge.study.store")
+    caplog.set_level("INFO", logger="clipmerge.study.cache.store")
     store.build(_graph(base, flags=0.25))
     assert ran == ["expert/flags", "unify/2", "unify/3"]
     assert caplog.messages == [
@@ -269,7 +269,7 @@ LAB = """
 import os, time
 from pathlib import Path
 import torch
-from clipmerge.study.store import Step
+from clipmerge.study.cache.store import Step
 
 def slow(out, *, config, inputs, seed):
     (out / "half").write_text("x")
@@ -305,7 +305,7 @@ def lab(tmp_path, home):
     def start(code, **environment):
         path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, "PYTHONPATH": path, **environment}
-        head = "import sys, lab; from clipmerge.study import store; from clipmerge.study.store import Step\n"
+        head = "import sys, lab; from clipmerge.study import store; from clipmerge.study.cache.store import Step\n"
         return subprocess.Popen([sys.executable, "-c", head + code], env=env, text=True, stdout=subprocess.PIPE)
 
     return start

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmerge.errors import BadInput
-from clipmerge.study import profiles, streams
+from clipmerge.study import profiles
+from clipmerge.study.time import streams
 
 PROFILE = profiles.load("smoke")
 EVERY = streams.pairs(PROFILE.temporal.adaptation)

@@ -8,9 +8,11 @@ import torch
 from clipmerge.clip import models
 from clipmerge.errors import BadInput
 from clipmerge.merge import apply_delta, recency, techniques
-from clipmerge.study import experts, profiles, stages, store, streams, temporal, timesteps, timetrain
-from clipmerge.study.stages import Setting
-from clipmerge.study.temporal import Strategy
+from clipmerge.study import experts, profiles
+from clipmerge.study.cache import store
+from clipmerge.study.time import loop, stages, steps, streams, train
+from clipmerge.study.time.loop import Strategy
+from clipmerge.study.time.stages import Setting
 
 SMOKE = profiles.load("smoke")
 TIME = replace(
@@ -23,7 +25,7 @@ SETTING = Setting(TINY, STREAM)
 
 def experts_of(init, **more):
     """The experts' steps of a strategy, read off what it would merge in the end."""
-    return temporal.loop(SETTING, Strategy(init, "all", **more))[-1].experts
+    return loop.loop(SETTING, Strategy(init, "all", **more))[-1].experts
 
 
 def state(step):
@@ -41,9 +43,9 @@ def test_where_tasks_start():
     chain = experts_of("ft")
     assert [s and s.key for s in starts(chain)] == [None, chain[0].key, chain[1].key]
     merged = starts(experts_of("all"))
-    assert merged[0] is None and merged[1].fn is timetrain.train and merged[2].fn is timesteps.merge
-    assert [s and s.fn for s in starts(experts_of("ema"))] == [None, timesteps.fold, timesteps.fold]
-    assert starts(experts_of("ema", fold_start="first"))[1].fn is timetrain.train
+    assert merged[0] is None and merged[1].fn is train.train and merged[2].fn is steps.merge
+    assert [s and s.fn for s in starts(experts_of("ema"))] == [None, steps.fold, steps.fold]
+    assert starts(experts_of("ema", fold_start="first"))[1].fn is train.train
 
 
 def test_training_is_shared_by_all_that_start_alike():
@@ -52,12 +54,12 @@ def test_training_is_shared_by_all_that_start_alike():
     assert keys("ft") == keys("ft", technique="magmax")
     assert keys("ema", ema_weight=0.5) == keys("ema") != keys("ema", ema_weight=0.7)
     assert keys("all") != keys("all", technique="ties")
-    assert len({keys(init)[0] for init in temporal.INITS}) == 1  # the first task is everybody's
-    assert len({keys(init)[2] for init in temporal.INITS}) == 4
+    assert len({keys(init)[0] for init in loop.INITS}) == 1  # the first task is everybody's
+    assert len({keys(init)[2] for init in loop.INITS}) == 4
 
 
 def test_a_custom_weight_counts_everywhere_unless_the_reference_is_asked_for():
-    fold = lambda **more: temporal.loop(SETTING, Strategy("all", "ema", **more))[-1].key  # noqa: E731
+    fold = lambda **more: loop.loop(SETTING, Strategy("all", "ema", **more))[-1].key  # noqa: E731
     assert fold(ema_weight=0.9) != fold() == fold(ema_weight=0.9, as_reference=True)
     plain = Strategy("ema", "ema", ema_weight=0.9, as_reference=True)  # the quirk concerns "all" alone
     assert plain.weight == 0.9 and Strategy(technique="ties").weight is None
@@ -86,7 +88,7 @@ INVALID = {
 def test_invalid_combinations_say_why(case):
     arguments, message = INVALID[case]
     with pytest.raises(BadInput, match=message):
-        temporal.plan(STREAM, profile=TINY, **arguments)
+        loop.plan(STREAM, profile=TINY, **arguments)
 
 
 def test_the_budget_is_split_over_the_tasks():
@@ -103,7 +105,7 @@ def test_folds_equal_their_closed_form_and_base_two_recency_weights():
         ("first", 0.7): ([0.09, 0.21, 0.7], e),
     }
     for (start, weight), (shares, states) in by_hand.items():
-        folded = temporal.loop(SETTING, Strategy("zs", "ema", ema_weight=weight, fold_start=start))[-1]
+        folded = loop.loop(SETTING, Strategy("zs", "ema", ema_weight=weight, fold_start=start))[-1]
         expected = techniques.merge("average", states, base, weights=shares)
         for name, tensor in state(folded).items():
             torch.testing.assert_close(tensor, expected[name], rtol=0, atol=2e-6)
@@ -122,7 +124,7 @@ def test_interrupted_and_uninterrupted_agree_bit_for_bit(monkeypatch, tmp_path):
         if interrupted:
             store.get(steps[1])
             with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-                broken.setattr(timetrain.experts.models, "create", interrupt)
+                broken.setattr(train.experts.models, "create", interrupt)
                 store.get(steps[2])
             assert not steps[2].folder.exists()
         return store.files.sha256(store.get(steps[2]) / experts.DELTA)
@@ -135,7 +137,7 @@ def interrupt(*_):
 
 
 def test_rows_of_a_run():
-    rows = temporal.run(STREAM, "ema", "ema", "average", 0.5, profile=TINY, seed=0)
+    rows = loop.run(STREAM, "ema", "ema", "average", 0.5, profile=TINY, seed=0)
     means = rows[rows.task == "mean"]
     assert means[means.images == "subset"].session.unique().tolist() == [0, 1, 2, 3]
     assert means[means.images == "full"].session.unique().tolist() == [3]
@@ -148,17 +150,17 @@ def test_rows_of_a_run():
 
 
 def test_bounds_and_sparse_evaluation():
-    joint = temporal.collect([temporal.bound(STREAM, profile=TINY), temporal.zero_shot(STREAM, profile=TINY)])
+    joint = loop.collect([loop.bound(STREAM, profile=TINY), loop.zero_shot(STREAM, profile=TINY)])
     assert set(joint.method) == {"joint", "zero-shot"} and joint[joint.method == "joint"].session.unique() == [3]
-    sparse = temporal.plan(STREAM, "zs", "all", profile=TINY, every=2, full=False)
+    sparse = loop.plan(STREAM, "zs", "all", profile=TINY, every=2, full=False)
     assert sorted(sparse.graded) == [(0, "subset"), (2, "subset"), (3, "subset")]
-    grades = temporal.plan(STREAM, "zs", "ft", profile=TINY).graded
+    grades = loop.plan(STREAM, "zs", "ft", profile=TINY).graded
     assert grades[1, "subset"].key == sparse_first(STREAM)
 
 
 def sparse_first(stream):
     """Of one expert nothing is merged, so every technique and deployment grades it in the same step."""
-    return temporal.plan(stream, "zs", "all", "ties", profile=TINY).graded[1, "subset"].key
+    return loop.plan(stream, "zs", "all", "ties", profile=TINY).graded[1, "subset"].key
 
 
 def test_one_expert_alone_is_not_merged():

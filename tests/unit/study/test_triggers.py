@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clipmerge.errors import BadInput
 from clipmerge.merge import condu
-from clipmerge.study import lean, maskcodes
+from clipmerge.study.analysis import mask_coding, mask_compression
 
 
 @pytest.fixture(scope="module")
@@ -22,52 +22,52 @@ def unified():
 
 
 def test_entropy_golden():
-    assert maskcodes.entropy(0.5) == 1 and maskcodes.entropy(0) == maskcodes.entropy(1) == 0
-    assert maskcodes.entropy(0.25) == pytest.approx(0.8112781244591328)
+    assert mask_coding.entropy(0.5) == 1 and mask_coding.entropy(0) == mask_coding.entropy(1) == 0
+    assert mask_coding.entropy(0.25) == pytest.approx(0.8112781244591328)
     with pytest.raises(BadInput, match="between 0 and 1"):
-        maskcodes.entropy(1.5)
+        mask_coding.entropy(1.5)
 
 
 def test_knowing_groups_never_costs_bits():
     ones, sizes = np.array([0, 30, 9]), np.array([10, 40, 10])
-    expected = (40 * maskcodes.entropy(0.75) + 10 * maskcodes.entropy(0.9)) / 60
-    assert maskcodes.split_entropy(ones, sizes) == pytest.approx(expected)
-    assert expected < maskcodes.entropy(39 / 60)
+    expected = (40 * mask_coding.entropy(0.75) + 10 * mask_coding.entropy(0.9)) / 60
+    assert mask_coding.split_entropy(ones, sizes) == pytest.approx(expected)
+    assert expected < mask_coding.entropy(39 / 60)
 
 
 def test_joint_entropy_of_equal_masks_is_shared():
     mask = np.arange(400) % 2 == 0
-    assert maskcodes.joint_entropy(np.stack([mask] * 10)) == pytest.approx(1 / 10)
+    assert mask_coding.joint_entropy(np.stack([mask] * 10)) == pytest.approx(1 / 10)
     independent = np.stack([mask, np.arange(400) // 2 % 2 == 0])
-    assert maskcodes.joint_entropy(independent) == pytest.approx(1)
+    assert mask_coding.joint_entropy(independent) == pytest.approx(1)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40_000)), max_size=8))
 def test_run_lengths_come_back(parts):
     mask = np.concatenate([np.zeros(0, bool), *(np.full(count, bit) for bit, count in parts)])
-    assert maskcodes.runs(mask).sum() == len(mask)
-    code = maskcodes.run_length(mask)
-    assert np.array_equal(maskcodes.from_run_length(code, len(mask)), mask)
+    assert mask_coding.runs(mask).sum() == len(mask)
+    code = mask_coding.run_length(mask)
+    assert np.array_equal(mask_coding.from_run_length(code, len(mask)), mask)
     assert len(code) <= 2 + 3 * len(parts)
 
 
 @given(st.lists(st.booleans(), max_size=300))
 def test_run_lengths_of_any_bits_come_back(bits):
     mask = np.array(bits, dtype=bool)
-    assert np.array_equal(maskcodes.from_run_length(maskcodes.run_length(mask), len(mask)), mask)
+    assert np.array_equal(mask_coding.from_run_length(mask_coding.run_length(mask), len(mask)), mask)
 
 
 def test_run_lengths_golden():
     mask = np.array([True] * 2 + [False] * 300)
-    assert maskcodes.runs(mask).tolist() == [0, 2, 300]
-    assert maskcodes.run_length(mask) == bytes([0, 2, 0b10101100, 0b10])
+    assert mask_coding.runs(mask).tolist() == [0, 2, 300]
+    assert mask_coding.run_length(mask) == bytes([0, 2, 0b10101100, 0b10])
     with pytest.raises(BadInput, match="expected 301 bits, found 302"):
-        maskcodes.from_run_length(maskcodes.run_length(mask), 301)
+        mask_coding.from_run_length(mask_coding.run_length(mask), 301)
 
 
 @pytest.mark.parametrize(("kind", "value"), [("keep", 1.0), ("share", 4)])
 def test_a_lean_trigger_that_gives_up_nothing_is_the_trigger(unified, kind, value):
-    bank = lean.lean(unified, kind, value)
+    bank = mask_compression.lean(unified, kind, value)
     for i in range(4):
         for key, expected in condu.decouple(unified, i).items():
             assert bank.delta(i)[key] == pytest.approx(expected, rel=1e-5)
@@ -75,13 +75,13 @@ def test_a_lean_trigger_that_gives_up_nothing_is_the_trigger(unified, kind, valu
 
 @pytest.mark.parametrize(("kind", "value"), [("keep", 0.3), ("share", 2), ("row bit", 0), ("tensor bit", 0)])
 def test_masked_kinds_keep_the_magnitude(unified, kind, value):
-    bank = lean.lean(unified, kind, value)
+    bank = mask_compression.lean(unified, kind, value)
     for i in range(4):
         assert condu.rescaler(condu.decouple(unified, i), bank.delta(i)) == pytest.approx(1, rel=1e-5)
 
 
 def test_keep_bytes_and_support(unified):
-    bank = lean.keep(unified, 0.25)
+    bank = mask_compression.keep(unified, 0.25)
     kept = torch.cat([u.abs().flatten() for u in unified.delta.values()]).topk(26).values[-1]  # of 106
     assert bank.bytes_per_task == 4 + 4  # 26 bits, λ
     for key, change in bank.delta(0).items():
@@ -89,17 +89,17 @@ def test_keep_bytes_and_support(unified):
 
 
 def test_similar_tasks_share_a_mask_and_its_bytes(unified):
-    bank = lean.share(unified, 3)
+    bank = mask_compression.share(unified, 3)
     assert bank.bytes_per_task == 3 * (12 + 2) / 4 + 4
     supports = [torch.cat([x.flatten() != 0 for x in bank.delta(i).values()]) for i in range(4)]
     assert torch.equal(supports[2], supports[3]) and not torch.equal(supports[0], supports[1])
 
 
 def test_one_gain_a_row_is_the_nearest_there_is(unified):
-    bank = lean.lean(unified, "row gain")
+    bank = mask_compression.lean(unified, "row gain")
     target, found, u = condu.decouple(unified, 0)["w"], bank.delta(0)["w"], unified.delta["w"]
     assert bank.bytes_per_task == 4 * (8 + 1)
     best = (target * u).sum(1, keepdim=True) / u.square().sum(1, keepdim=True) * u
     assert found == pytest.approx(best, rel=1e-5)
     with pytest.raises(BadInput, match="expected one of keep"):
-        lean.lean(unified, "smaller")
+        mask_compression.lean(unified, "smaller")

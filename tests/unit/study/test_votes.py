@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from clipmerge.clip import evaluate
 from clipmerge.errors import BadInput
-from clipmerge.study import votes
+from clipmerge.study.routing import voting
 
 SCORES = torch.tensor([[0.8, 0.4], [0.2, 0.6], [0.5, 0.5]])
 # members × classes for each of three images: the base, expert 0, expert 1
@@ -27,13 +27,13 @@ def answers(weights):
 
 
 def test_plain_mean_of_the_base_and_the_nearest():
-    weights = votes.weights(SCORES[:2], 1)
+    weights = voting.weights(SCORES[:2], 1)
     assert weights.tolist() == [[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]]
     assert (weights[:, None] @ LOGITS[:2])[:, 0].tolist() == [[2.0, 3.0, 0.0], [2.0, 0.0, 2.5]]
 
 
 def test_similarity_weights_by_hand():
-    weights = votes.weights(SCORES, 2, kind="similarity")
+    weights = voting.weights(SCORES, 2, kind="similarity")
     # the base counts as much as the nearest expert: 0.8 : 0.8 : 0.4, then 0.6 : 0.2 : 0.6, then 1 : 1 : 1
     golden = torch.tensor([[0.4, 0.4, 0.2], [3 / 7, 1 / 7, 3 / 7], [1 / 3, 1 / 3, 1 / 3]])
     torch.testing.assert_close(weights, golden)
@@ -41,14 +41,14 @@ def test_similarity_weights_by_hand():
 
 
 def test_softmax_weights_by_hand():
-    weights = votes.weights(SCORES[:1], 2, base=False, kind="softmax", tau=0.4)
+    weights = voting.weights(SCORES[:1], 2, base=False, kind="softmax", tau=0.4)
     e = math.e  # 0.8 and 0.4 are one τ apart: shares e : 1
     torch.testing.assert_close(weights, torch.tensor([[0.0, e / (e + 1), 1 / (e + 1)]]))
 
 
 def test_no_expert_is_zero_shot():
-    for kind in votes.KINDS:
-        assert torch.equal(answers(votes.weights(SCORES, 0, kind=kind)), LOGITS[:, 0])
+    for kind in voting.KINDS:
+        assert torch.equal(answers(voting.weights(SCORES, 0, kind=kind)), LOGITS[:, 0])
 
 
 def test_the_mean_vote_is_the_aggregate_of_the_protocol():
@@ -56,7 +56,7 @@ def test_the_mean_vote_is_the_aggregate_of_the_protocol():
     aggregate = evaluate.Aggregate.of(LOGITS[:, 0])
     for i in range(2):
         aggregate.add(near[:, i], LOGITS[near[:, i], i + 1])
-    torch.testing.assert_close(answers(votes.weights(SCORES, 1)), aggregate.mean())
+    torch.testing.assert_close(answers(voting.weights(SCORES, 1)), aggregate.mean())
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_the_mean_vote_is_the_aggregate_of_the_protocol():
 )
 def test_bad_rules_are_refused(bad):
     with pytest.raises(BadInput, match="expected"):
-        votes.weights(SCORES, **bad)
+        voting.weights(SCORES, **bad)
 
 
 def test_later_experts_have_no_weight():
-    early = votes.only(votes.weights(SCORES[:, :1], 4), 3)
+    early = voting.only(voting.weights(SCORES[:, :1], 4), 3)
     assert early.tolist() == [[0.5, 0.5, 0.0, 0.0]] * 3
 
 
@@ -78,13 +78,13 @@ def cases(draw):
     n, tasks = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     sizes = [draw(st.integers(1, 4)) for _ in range(tasks)]
     scores = torch.rand(n, tasks, generator=generator) * 2 - 1
-    return generator, scores, sizes, draw(st.integers(1, 5)), draw(st.booleans()), draw(st.sampled_from(votes.KINDS))
+    return generator, scores, sizes, draw(st.integers(1, 5)), draw(st.booleans()), draw(st.sampled_from(voting.KINDS))
 
 
 @given(cases())
 def test_weights_are_shares_of_at_most_k_members(case):
     _, scores, _, k, base, kind = case
-    weights = votes.weights(scores, k, base=base, kind=kind, tau=0.1)
+    weights = voting.weights(scores, k, base=base, kind=kind, tau=0.1)
     assert (weights >= 0).all()
     torch.testing.assert_close(weights.sum(1), torch.ones(len(scores)))
     assert ((weights[:, 1:] > 0).sum(1) <= k).all()
@@ -95,26 +95,27 @@ def test_weights_are_shares_of_at_most_k_members(case):
 @given(cases())
 def test_leaving_out_wrong_labels_never_hurts(case):
     generator, scores, sizes, *_ = case
-    owner, n = votes.owners(sizes), len(scores)
+    owner, n = voting.owners(sizes), len(scores)
     logits = torch.randn(n, len(owner), generator=generator)
     for task, size in enumerate(sizes):
         labels = torch.randint(size, (n,), generator=generator)
         right = {
-            space: votes.hits(logits, labels, owner, task, votes.allowed(owner, task, 1, space))
-            for space in votes.SPACES
+            space: voting.hits(logits, labels, owner, task, voting.allowed(owner, task, 1, space))
+            for space in voting.SPACES
         }
         assert (right["own"] >= right["seen"]).all()
         assert (right["seen"] >= right["union"]).all()
 
 
 def test_label_spaces_by_hand():
-    owner = votes.owners([2, 1, 2])
+    owner = voting.owners([2, 1, 2])
     assert owner.tolist() == [0, 0, 1, 2, 2]
-    found = {space: votes.allowed(owner, 2, 1, space).int().tolist() for space in votes.SPACES}
+    found = {space: voting.allowed(owner, 2, 1, space).int().tolist() for space in voting.SPACES}
     assert found == {"own": [0, 0, 0, 1, 1], "seen": [1, 1, 0, 1, 1], "union": [1, 1, 1, 1, 1]}
     with pytest.raises(BadInput, match="label space"):
-        votes.allowed(owner, 2, 1, "all")
+        voting.allowed(owner, 2, 1, "all")
     # best of all classes is column 2 (task 1); of those allowed, column 4 (class 1 of task 2)
     logits = torch.tensor([[1.0, 0.0, 9.0, 2.0, 3.0]])
-    right = [bool(votes.hits(logits, torch.tensor([1]), owner, 2, votes.allowed(owner, 2, 1, s))) for s in votes.SPACES]
+    within = [voting.allowed(owner, 2, 1, space) for space in voting.SPACES]
+    right = [bool(voting.hits(logits, torch.tensor([1]), owner, 2, each)) for each in within]
     assert right == [True, True, False]

@@ -3,7 +3,8 @@
 import pytest
 
 from clipmerge.clip import datasets, evaluate, manifests, models
-from clipmerge.study import experts, profiles, zeroshot
+from clipmerge.study import experts, profiles
+from clipmerge.study.baselines import zeroshot
 
 PROFILE = profiles.load("smoke")
 

@@ -1,0 +1,56 @@
+"""Joint training: one model on all tasks at once, as many steps as all experts together. What merging would like to be.
+
+Every step trains on a batch of one task, drawn at random with equal chances (balanced by task, not by images), over
+that task's own classes. It is a bound for single models, not a continual learner: it sees all data all the time.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from clipmerge.clip import finetune, training
+from clipmerge.study import experts, profiles
+from clipmerge.study.baselines import reference
+from clipmerge.study.cache.step import Step
+from clipmerge.study.profiles import Profile
+
+PARTS = 4  # steps of the cache, so that an interrupted run loses a quarter
+STATE = "state.safetensors"
+
+
+def chain(profile: Profile, tasks: Sequence[str], seed: int) -> list[Step]:
+    """The parts of one training run; the last leaves the model's delta."""
+    recipe = profiles.plain_recipe(profile)
+    config = {"model": profile.model, "recipe": recipe | {"steps": recipe["steps"] * len(tasks)}}
+    config["tasks"] = [experts.task_config(profile, task) for task in sorted(tasks)]
+    parts: list[Step] = []
+    for part in range(1, PARTS + 1):
+        inputs = experts.base_inputs(profile.model) | ({"earlier": parts[-1]} if parts else {})
+        name = f"joint/{experts.label(profile.model)}/{part}"
+        parts.append(Step(train, name, config | {"until": part / PARTS}, inputs, seed))
+    return parts
+
+
+def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: train until a share of all steps is done; write state and optimiser, or at the end the delta."""
+    (model, base), recipe = experts.learner(config, inputs), finetune.Recipe(**config["recipe"])
+    tasks = [experts.dataset(task) for task in config["tasks"]]
+    tokens = [reference.class_tokens(config["model"], data) for data in tasks]
+    model.train().logit_scale.requires_grad_(False)
+    optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
+    begun = "earlier" in inputs
+    start, log = training.resume(inputs["earlier"] / STATE, model, optimizer) if begun else (0, [])
+    for step in range(start, round(config["until"] * recipe.steps)):
+        generator = training.generator(seed, step)
+        i = int(torch.randint(len(tasks), (), generator=generator))
+        pick = torch.randint(len(tasks[i].train_labels), (recipe.batch,), generator=generator)
+        images = finetune.crop(tasks[i].train_images[pick], recipe.scale_min, generator)
+        labels, texts = finetune.among(tasks[i].train_labels[pick], tokens[i], recipe.classes, generator)
+        value = finetune.class_loss(model, images, labels, texts, recipe.label_smoothing)
+        training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))
+        log.append({"step": step, "loss": value.item()})
+    if config["until"] == 1:
+        experts.leave(out, model.cpu().state_dict(), base, log)
+    else:
+        training.save(out / STATE, model, optimizer, len(log), log)

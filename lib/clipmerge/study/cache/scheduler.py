@@ -1,0 +1,179 @@
+"""Run many jobs, some of which may need others: one after the other, in worker processes, or on a Ray cluster.
+
+Every job runs on one thread wherever it runs: sums of floats depend on the number of threads, and results must not
+depend on the number of workers.
+"""
+
+import reprlib
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, nullcontext
+from graphlib import TopologicalSorter
+from typing import Any
+
+import joblib
+import torch
+from joblib.externals.loky import get_reusable_executor
+
+from clipmerge.errors import BadInput
+from clipmerge.study.cache import slots
+
+Progress = Callable[[int, int], None]
+Submit = Callable[..., Future]
+_IMPORT_PATH = tuple(sys.path)
+_LIMITS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM")
+_ONE_THREAD = {f"{library}_THREADS": "1" for library in _LIMITS}
+
+
+def map(
+    fn: Callable[[Any], Any],
+    jobs: Iterable[Any],
+    workers: int | None = None,
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> list[Any]:
+    """``[fn(job) for job in jobs]``, in that order whoever finishes first; the rest is as in `flow`."""
+    jobs = list(jobs)
+    return flow(fn, jobs, [()] * len(jobs), workers, backend, progress)
+
+
+def flow(
+    fn: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    needs: Sequence[Collection[int]],
+    workers: int | None = None,
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> list[Any]:
+    """``[fn(job) for job in jobs]``, where job *i* starts once the jobs numbered ``needs[i]`` have ended.
+
+    Of the jobs that may start, the one goes first behind which the longest chain waits. `backend` is ``serial``,
+    ``processes`` (`fn` and jobs must be picklable), ``ray``, or ``auto``: processes if there is more than one job and
+    more than one of `workers` (default: the cores this process may use). `progress` is called with (done, total). A
+    failing job stops the others; its exception carries a note with the job's name.
+    """
+    workers = joblib.cpu_count() if workers is None else workers
+    if workers < 1:
+        raise BadInput(f"engine: workers: expected at least 1, found {workers}")
+    if backend == "auto":
+        backend = "processes" if min(workers, len(jobs)) > 1 else "serial"
+    backends = {"serial": _serial, "processes": _processes, "ray": _ray}
+    if backend not in backends:
+        raise BadInput(f"engine: backend: expected auto, {', '.join(backends)}; found {backend!r}")
+    if not jobs:
+        return []
+    at_once = {"serial": 1, "processes": workers, "ray": len(jobs)}[backend]  # the cluster has a queue of its own
+    results: dict[int, Any] = {}
+    inner = slots.inside()
+    with backends[backend](workers) as submit:
+        for index, result in _finished(lambda i: submit(_call, fn, i, jobs[i], inner), needs, at_once):
+            results[index] = result
+            if progress:
+                progress(len(results), len(jobs))
+    return [results[index] for index in range(len(jobs))]
+
+
+def _finished(start: Callable[[int], Future], needs: Sequence[Collection[int]], at_once: int) -> Iterator[tuple]:
+    """(number, result) of each job as it ends; no job is started before its turn."""
+    behind = _chains(needs)
+    graph = TopologicalSorter(dict(enumerate(needs)))
+    graph.prepare()
+    ready: list[int] = []
+    running: dict[Future, int] = {}
+    while graph.is_active():
+        ready = sorted([*ready, *graph.get_ready()], key=lambda index: (-behind[index], index))
+        while ready and len(running) < at_once:
+            index = ready.pop(0)
+            running[start(index)] = index
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            index = running.pop(future)
+            graph.done(index)
+            yield index, future.result()
+
+
+def _chains(needs: Sequence[Collection[int]]) -> list[int]:
+    """How many jobs the longest chain behind each job has."""
+    behind = [0] * len(needs)
+    for index in reversed([*TopologicalSorter(dict(enumerate(needs))).static_order()]):
+        for earlier in needs[index]:
+            behind[earlier] = max(behind[earlier], behind[index] + 1)
+    return behind
+
+
+@contextmanager
+def _serial(_: int) -> Iterator[Submit]:
+    """Here and now."""
+
+    def submit(fn: Callable, *arguments: Any) -> Future:
+        future = Future()
+        future.set_result(fn(*arguments))
+        return future
+
+    yield submit
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Submit]:
+    """Loky workers, kept alive between calls: starting one costs the import of torch, about three seconds."""
+    with _first_import_path():
+        pool = get_reusable_executor(workers, timeout=300, env=_ONE_THREAD)
+        try:
+            yield pool.submit
+        except BaseException:  # a job failed, or the reader interrupted
+            pool.shutdown(kill_workers=True)
+            raise
+
+
+@contextmanager
+def _ray(_: int) -> Iterator[Submit]:
+    """One core, and one GPU if this machine has any, for each job; the cluster decides how many run at once."""
+    try:
+        import ray
+    except ImportError:
+        raise BadInput("engine: backend ray: expected the package ray (pip install clipmerge[cluster])") from None
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False)
+    remote, started = ray.remote(num_cpus=1, num_gpus=int(torch.cuda.is_available()), max_retries=0), []
+
+    def submit(fn: Callable, *arguments: Any) -> Future:
+        started.append(remote(fn).remote(*arguments))
+        return started[-1].future()
+
+    try:
+        yield submit
+    except BaseException:
+        for job in started:  # those that have ended do not mind
+            ray.cancel(job, force=True)
+        raise
+
+
+def _call(fn: Callable, index: int, job: Any, inner: bool) -> Any:
+    try:
+        with nullcontext() if inner else slots.hold(), one_thread():
+            return fn(job)
+    except Exception as error:
+        error.add_note(f"in job {index + 1}: {getattr(job, 'name', None) or reprlib.repr(job)}")
+        raise
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use a single thread, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _first_import_path() -> Iterator[None]:
+    """Workers inherit ``sys.path``: give them the one of our own import, so that they load the same modules."""
+    changed = sys.path[:]
+    sys.path[:] = _IMPORT_PATH
+    try:
+        yield
+    finally:
+        sys.path[:] = changed

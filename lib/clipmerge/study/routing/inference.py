@@ -1,0 +1,129 @@
+"""Rules of ConDU's inference compared: what prototypes are made of (Table 4) and who votes (Appendix F), as tidy rows.
+
+All of it is read off panels (`ensemble`): once the experts' views are in the cache, a rule costs matrix products.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from clipmerge.study import profiles, results
+from clipmerge.study.cache import store
+from clipmerge.study.cache.scheduler import Progress
+from clipmerge.study.cache.step import Step
+from clipmerge.study.condu import traits
+from clipmerge.study.profiles import Profile
+from clipmerge.study.routing import agnostic, ensemble, voting
+
+FEATURES = ("base", "experts", "decoupled", "decoupled, base's prototypes")
+
+
+def tuned_traits(profile: Profile, seed: int) -> list[Step]:
+    """How each expert sees the training images of its own task."""
+    tuned = ensemble.tuned(profile, seed)
+    return [traits.step(profile, [task], kept) for task, kept in zip(profiles.order(profile), tuned, strict=True)]
+
+
+def build(profile: Profile, seeds: Sequence[int] | None = None, progress: Progress | None = None) -> None:
+    """Compute what Table 2, Table 4 and the K sweep need, in one go."""
+    seeds = profile.seeds if seeds is None else seeds
+    plans = [agnostic.plan(profile, seed) + tuned_traits(profile, seed) for seed in seeds]
+    store.build([step for plan in plans for step in plan], profile.workers, progress)
+
+
+def table4(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """What is compared with what, by columns ``features`` and ``prototypes``; decoupled experts answer.
+
+    Metrics: ``routing`` (the nearest task is the right one), ``routing_k`` (the right one is among the K nearest),
+    ``own`` and ``union`` (accuracy after the last session in either label space).
+    """
+    frames, k = [], profile.mtil.k
+    for seed in profile.seeds if seeds is None else seeds:
+        panel = ensemble.load(profile, "condu-ft", seed)
+        scores = {(f, side): similarity(profile, panel, seed, f, side) for f in FEATURES for side in traits.SIDES}
+        schemes = {key: {u: voting.weights(s, k) for u, s in by.items()} for key, by in scores.items()}
+        rows = [ensemble.grade(panel, schemes).rename(columns={"space": "metric"})]
+        for key, by in scores.items():
+            for metric, width in (("routing", 1), ("routing_k", k)):
+                shares = ensemble.routing(panel, by, width)
+                found = [(key, metric, u, value, len(panel.labels[u])) for u, value in shares.items()]
+                rows.append(pd.DataFrame(found, columns=["scheme", "metric", "task", "value", "n"]))
+        frames.append(pd.concat(rows, ignore_index=True).assign(seed=seed))
+    return _tidy(profile, pd.concat(frames, ignore_index=True), ["features", "prototypes"])
+
+
+def similarity(
+    profile: Profile, panel: ensemble.Panel, seed: int, features: str = "base", side: str = "both"
+) -> dict[str, Float[Tensor, "n tasks"]]:
+    """Similarity of every test image with every task, by whose features see the image and what prototypes hold.
+
+    ``base``: θ⁰ sees image and prototypes. ``experts``: task i's stored expert sees the image and its own task's
+    prototypes. ``decoupled``: the same prototypes (made while the data were there), but the decoupled expert sees the
+    image. The fourth has the decoupled expert see the image and θ⁰ the prototypes.
+    """
+    if features == "base":
+        return ensemble.similarities(panel, ensemble.prototypes(profile, side))
+    sets = ensemble.prototypes(profile, side)
+    if features != FEATURES[3]:
+        kept = [traits.load(folder) for folder in store.build(tuned_traits(profile, seed), profile.workers)]
+        sets = [traits.prototypes(each, task, side) for each, task in zip(kept, panel.order, strict=True)]
+    looking = ensemble.load(profile, "experts", seed) if features == "experts" else panel
+    each = [ensemble.similarities(panel, [s], view) for s, view in zip(sets, looking.members[1:], strict=True)]
+    return {task: torch.cat([by[task] for by in each], 1) for task in panel.order}
+
+
+def sweep(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """Appendix F: accuracy after the last session by ``k``, ``base`` (is it a member?), ``weighting`` and ``tau``.
+
+    Metrics ``own`` and ``union`` (label spaces) of method ``condu-ft``.
+    """
+    rules = [
+        (k, base, kind, tau)
+        for base in (True, False)
+        for k in range(0 if base else 1, len(profiles.order(profile)) + 1)
+        for kind in voting.KINDS
+        for tau in (profile.inference.taus if kind == "softmax" else (None,))
+    ]
+    frames = []
+    for seed in profile.seeds if seeds is None else seeds:
+        panel = ensemble.load(profile, "condu-ft", seed)
+        scores = ensemble.similarities(panel, ensemble.prototypes(profile))
+        schemes = {rule: {u: _weights(s, rule) for u, s in scores.items()} for rule in rules}
+        frames.append(ensemble.grade(panel, schemes).rename(columns={"space": "metric"}).assign(seed=seed))
+    return _tidy(profile, pd.concat(frames, ignore_index=True), ["k", "base", "weighting", "tau"])
+
+
+def _weights(scores: Tensor, rule: tuple) -> Tensor:
+    k, base, kind, tau = rule
+    return voting.weights(scores, k, base=base, kind=kind, tau=tau or 1.0)
+
+
+def unseen(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """Transfer against K: method ``experts`` (stored experts, plain mean, with the base), metric ``transfer``.
+
+    A task is unseen in every session before its own; the experts of the sessions so far answer for it.
+    """
+    total, frames = len(profiles.order(profile)), []
+    for seed in profile.seeds if seeds is None else seeds:
+        panel = ensemble.load(profile, "experts", seed)
+        scores = ensemble.similarities(panel, ensemble.prototypes(profile))
+        for t in range(1, total):
+            later = {u: scores[u][:, :t] for u in panel.order[t:]}
+            schemes = {
+                k: {u: voting.only(voting.weights(s, k), total) for u, s in later.items()} for k in range(total + 1)
+            }
+            graded = ensemble.grade(panel, schemes, ["own"])
+            frames.append(graded.rename(columns={"scheme": "k"}).assign(seed=seed, metric="transfer"))
+    by = ["k", "task", "n", "metric", "seed"]
+    mean = pd.concat(frames, ignore_index=True).groupby(by, sort=False).value.mean().reset_index()
+    fixed = {"method": "experts", "source": "ours", "model": profile.model, "base": True, "weighting": "mean"}
+    return results.tidy(ensemble.with_means(mean.assign(**fixed, tau=None)))
+
+
+def _tidy(profile: Profile, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Spread the schemes' names over columns, add means over tasks."""
+    frame[list(columns)] = pd.DataFrame(frame.pop("scheme").tolist(), index=frame.index)
+    return results.tidy(ensemble.with_means(frame.assign(method="condu-ft", source="ours", model=profile.model)))
