@@ -305,7 +305,7 @@ def lab(tmp_path, home):
     def start(code, **environment):
         path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, "PYTHONPATH": path, **environment}
-        head = "import sys, lab; from clipmerge.study import store; from clipmerge.study.cache.store import Step\n"
+        head = "import sys, lab; from clipmerge.study.cache import store; from clipmerge.study.cache.store import Step\n"
         return subprocess.Popen([sys.executable, "-c", head + code], env=env, text=True, stdout=subprocess.PIPE)
 
     return start
