@@ -1,4 +1,4 @@
-"""Jobs: order, errors, progress, and the same bits whoever runs them."""
+"""Jobs: order, errors, places, and the same bits whoever runs them."""
 
 import os
 import signal
@@ -63,12 +63,10 @@ def test_serial_jobs_have_one_thread_and_the_caller_keeps_its_own():
         torch.set_num_threads(before)
 
 
-def test_order_is_that_of_the_jobs_and_progress_counts():
+def test_order_is_that_of_the_jobs():
     jobs = [{"value": i, "sleep": 0.2 if i == 0 else 0.0} for i in range(5)]
-    seen = []
-    out = scheduler.map(_sleepy, jobs, workers=2, progress=lambda done, total: seen.append((done, total)))
+    out = scheduler.map(_sleepy, jobs, workers=2)
     assert [value for value, _ in out] == [0, 1, 2, 3, 4]
-    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert len({pid for _, pid in out} - {os.getpid()}) >= 1
 
 
@@ -128,9 +126,17 @@ def test_a_chain_does_not_wait_for_its_wave(tmp_path):
     marks = [tmp_path / name for name in "abcd"]
     jobs = [SimpleNamespace(name=mark.name, mark=mark, others=[]) for mark in marks]
     jobs[2].others = [marks[0]]
-    seen = []
-    scheduler.flow(_meet, jobs, NEEDS, workers=2, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 4) for i in range(1, 5)]
+    assert len(scheduler.flow(_meet, jobs, NEEDS, workers=2)) == 4
+
+
+def _place(_):
+    return scheduler.place()
+
+
+def test_workers_have_places_of_their_own():
+    places = scheduler.map(_place, range(8), workers=2)
+    assert set(places) <= {0, 1} and places[0] != places[1]
+    assert scheduler.map(_place, range(3), workers=1) == [0, 0, 0] and scheduler.place() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
