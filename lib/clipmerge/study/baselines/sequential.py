@@ -102,7 +102,7 @@ def distil_on_others(
     device = next(task.model.parameters()).device
     old, texts = old.to(device), texts.to(device)
 
-    def loss(model: nn.Module, batch: Tensor, *rest: Tensor) -> Tensor:
+    def loss(model: nn.Module, batch: Tensor, *rest) -> Tensor:
         generator = training.generator(task.seed + 1, next(steps))  # not the one that draws the batch
         pick = torch.randint(len(images), (len(batch),), generator=generator)
         new = models.encode_image(model, images[pick])
