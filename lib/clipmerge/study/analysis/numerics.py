@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -18,9 +19,12 @@ from clipmerge import files
 from clipmerge.clip import evaluate, models, prompts
 from clipmerge.clip.datasets import Dataset
 from clipmerge.merge import deltas
-from clipmerge.study import experts
-from clipmerge.study.cache import scheduler
+from clipmerge.study import experts, profiles, results
+from clipmerge.study.analysis import learned
+from clipmerge.study.cache import scheduler, store
+from clipmerge.study.cache.step import Step
 from clipmerge.study.condu import sessions
+from clipmerge.study.profiles import Profile
 
 LOGITS = "logits.safetensors"
 
@@ -46,6 +50,28 @@ WAYS: Mapping[str, Way] = {
     "bf16-delta": Way(delta="bf16"),
     "bf16": Way(model="bf16"),
 }
+
+
+def run(profile: Profile) -> pd.DataFrame:
+    """Table 6: what changes if the same numbers are computed in another of `WAYS` (column ``way``)."""
+    order = profiles.order(profile)
+    tasks = {task: experts.task_config(profile, task) for task in profile.inside.parity}
+    numbered = [(order.index(task), config) for task, config in tasks.items()]
+    steps = {}
+    for way, seed in ((way, seed) for way in WAYS for seed in profile.seeds):
+        config = {"model": profile.model, "tasks": numbered, "way": WAYS[way], "repeat": way}
+        inputs = experts.base_inputs(profile.model) | {"session": learned.kept(profile, "condu-ft", seed)[-1]}
+        steps[way, seed] = Step(read, f"parity/{way}", config, inputs)
+    store.build(steps.values(), 1)  # one after the other: a step starts processes of its own
+    labels = {task: experts.dataset(config).test_labels for task, config in tasks.items()}
+    found = {which: files.load_tensors(step.folder / LOGITS) for which, step in steps.items()}
+    frames = []
+    for (way, seed), logits in found.items():
+        for task, truth in labels.items():
+            fixed = {"method": "condu-ft", "seed": seed, "n": len(truth), "model": profile.model, "way": way}
+            for metric, value in compare(found["fp32", seed][task], logits[task], truth).items():
+                frames.append(results.rows({task: value}, metric=metric, **fixed))
+    return pd.concat(frames, ignore_index=True)
 
 
 def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:

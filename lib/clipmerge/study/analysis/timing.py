@@ -1,4 +1,4 @@
-"""Step functions that measure this machine: how long tuning, unifying, decoupling and asking take, and how much memory.
+"""Step functions that measure this machine: how long tuning, unifying and answering take, and how much memory.
 
 Times are numbers of one machine and one hour; as steps they are measured once and then read. On a CPU the clock counts
 the seconds that this process computes, so that what else runs on the machine matters little.
@@ -7,6 +7,7 @@ the seconds that this process computes, so that what else runs on the machine ma
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +19,7 @@ from clipmerge import files
 from clipmerge.clip import finetune, models, prompts
 from clipmerge.merge import condu, deltas
 from clipmerge.study import experts
-from clipmerge.study.analysis import stacking
+from clipmerge.study.analysis import learned, stacking
 from clipmerge.study.cache.step import accelerator
 from clipmerge.study.condu import sessions
 
@@ -34,10 +35,9 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def seconds(run: Callable[[], object], repeats: int, warm: bool = True) -> float:
+def seconds(run: Callable[[], object], repeats: int) -> float:
     """Median over `repeats` of the seconds a call takes, after one call that does not count."""
-    if warm:
-        run()
+    run()
     times = []
     for _ in range(repeats):
         start = clock()
@@ -77,37 +77,48 @@ class Live(TorchDispatchMode):
         self.now -= size
 
 
+def peak(run: Callable[[], object]) -> int:
+    """Peak bytes of the tensors that a call makes."""
+    with Live() as live:
+        run()
+    return live.peak
+
+
 def tuning(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: seconds of one fine-tuning step on each task."""
+    """Step function: seconds of one fine-tuning step, by task."""
     model = models.create(config["model"]).to(accelerator())
-    found = {}
+    recipe = finetune.Recipe(**(config["recipe"] | {"steps": config["steps"] + 1, "warmup": 1}))
+    times = {}
     for task in config["tasks"]:
         data, marks = experts.dataset(task), []
-        recipe = finetune.Recipe(**(config["recipe"] | {"steps": config["steps"] + 1, "warmup": 1}))
         finetune.tune(model, config["model"], data, recipe, seed, after=lambda _, at=marks: at.append(clock()))
-        found[data.name] = median(b - a for a, b in zip(marks, marks[1:], strict=False))
-    files.write_json(out / TIMES, {"seconds_per_step": found})
+        times[data.name] = median(b - a for a, b in zip(marks, marks[1:], strict=False))
+    files.write_json(out / TIMES, times)
 
 
 def merging(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: for every session t, seconds of extending it by the newcomer and of decoupling all t tasks."""
-    originals = [experts.delta(inputs[name]) for name in sorted(inputs) if name.startswith("expert.")]
-    unified, extend, decouple = None, [], []
-    condu.unify(originals[:1], config["rescaler"])  # compiles or loads the fused loops
-    for newcomer in originals:
-        if unified is None:
-            run = lambda new=newcomer: condu.unify([new], config["rescaler"])  # noqa: E731
-        else:
-            run = lambda new=newcomer, old=unified: condu.extend(old, new)  # noqa: E731
-        extend.append(seconds(run, config["repeats"]))
-        unified = run()
-        decouple.append(seconds(lambda u=unified: [condu.decouple(u, i) for i in range(len(u.triggers))],
-                                config["repeats"]))  # fmt: skip
-    files.write_json(out / TIMES, {"extend": extend, "decouple": decouple})
+    unified = None
+    times: dict[str, list[float]] = {"extend": [], "decouple": []}
+    for newcomer in learned.changes(inputs):
+        extend = partial(_extend, unified, newcomer, config["rescaler"])
+        unified = extend()  # the first call compiles or loads the fused loops
+        times["extend"].append(seconds(extend, config["repeats"]))
+        times["decouple"].append(seconds(partial(_decouple_all, unified), config["repeats"]))
+    files.write_json(out / TIMES, times)
+
+
+def _extend(unified: condu.Unified | None, newcomer: Mapping, rescaler: str) -> condu.Unified:
+    return condu.extend(unified, newcomer) if unified else condu.unify([newcomer], rescaler)
+
+
+def _decouple_all(unified: condu.Unified) -> None:
+    for i in range(len(unified.triggers)):
+        condu.decouple(unified, i)
 
 
 @torch.no_grad()
-def asking(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+def answering(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: seconds and peak bytes of the answer of the base and K experts, by way, batch and K.
 
     Ways: ``base`` (K = 0), ``loop`` and ``stacked`` with every expert's tower held ready, and ``decouple`` as a loop
@@ -117,49 +128,40 @@ def asking(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int)
     name, data = config["model"], experts.dataset(config["task"])
     model, unified = models.create(name).to(accelerator()), sessions.load(inputs["session"] / sessions.UNIFIED)
     base = models.state(model)
-    heads = []
-    for i in range(-1, max(config["k"])):
-        model.load_state_dict(deltas.apply_delta(base, _delta(unified, i)))
+    towers, heads = [], []
+    for change in ({}, *(condu.decouple(unified, i) for i in range(max(config["k"])))):
+        towers.append(stacking.tower(base, change))
+        model.load_state_dict(deltas.apply_delta(base, change))
         heads.append(prompts.head(model, name, data.classes, data.templates[:1]))
     heads = torch.stack(heads)
-    found = []
+    times = []
     for batch in config["batches"]:
         x = models.pixels(data.train_images[:batch], model)
         for k in (0, *config["k"]):
-            for way, (held, run) in _ways(model.visual, base, unified, heads[: k + 1], x).items():
-                cost = {"seconds": seconds(run, config["repeats"]), "bytes": held + peak(run)}
-                found.append({"way": way, "batch": batch, "k": k} | cost)
-    files.write_json(out / TIMES, found)
+            for way, run in _ways(model.visual, base, unified, towers[: k + 1], heads[: k + 1], x).items():
+                held = sum(tensor.nbytes for tower in towers[: k + 1] for tensor in tower.values())
+                held = held // (k + 1) if way == "decouple" else held
+                row = {"way": way, "batch": batch, "k": k}
+                times.append(row | {"seconds": seconds(run, config["repeats"]), "bytes": held + peak(run)})
+    files.write_json(out / TIMES, times)
 
 
-def peak(run: Callable[[], object]) -> int:
-    """Peak bytes of the tensors that a call makes."""
-    with Live() as live:
-        run()
-    return live.peak
-
-
-def _ways(visual: nn.Module, base: Mapping, unified: condu.Unified, heads: Tensor, x: Tensor) -> dict[str, tuple]:
-    """By name of the way: bytes of the towers it holds, and the call that gives the mean of all members' logits."""
-    states = [stacking.tower(base, _delta(unified, i)) for i in range(-1, len(heads) - 1)]
-    held = sum(tensor.nbytes for state in states for tensor in state.values())
-    if len(heads) == 1:
-        return {"base": (held, lambda: stacking.looped(visual, states, heads, x).mean(0))}
-    both = stacking.stack(states)
+def _ways(
+    visual: nn.Module, base: Mapping, unified: condu.Unified, towers: list[Mapping], heads: Tensor, x: Tensor
+) -> dict[str, Callable[[], Tensor]]:
+    """By name of the way: the call that gives the mean of all members' logits."""
+    if len(towers) == 1:
+        return {"base": lambda: stacking.looped(visual, towers, heads, x).mean(0)}
+    together = stacking.stack(towers)
 
     def decoupled() -> Tensor:
-        total = stacking.answer(visual, states[0], heads[0], x)
+        total = stacking.answer(visual, towers[0], heads[0], x)
         for i, head in enumerate(heads[1:]):
             total += stacking.answer(visual, stacking.tower(base, condu.decouple(unified, i)), head, x)
         return total / len(heads)
 
     return {
-        "loop": (held, lambda: stacking.looped(visual, states, heads, x).mean(0)),
-        "stacked": (held, lambda: stacking.stacked(visual, both, heads, x).mean(0)),
-        "decouple": (held // len(states), decoupled),
+        "loop": lambda: stacking.looped(visual, towers, heads, x).mean(0),
+        "stacked": lambda: stacking.stacked(visual, together, heads, x).mean(0),
+        "decouple": decoupled,
     }
-
-
-def _delta(unified: condu.Unified, i: int) -> dict[str, Tensor]:
-    """The delta of task i; nothing for the base, which is number −1."""
-    return condu.decouple(unified, i) if i >= 0 else {}
