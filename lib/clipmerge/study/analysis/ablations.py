@@ -57,12 +57,10 @@ def step(profile: Profile, name: str, seed: int) -> Step:
         return Step(grade_rule, f"ablation/rule/{label}", config | {"rule": asdict(rule)}, inputs)
     if name not in TECHNIQUES:
         raise BadInput(f"ablation: expected one of {', '.join([*rules.RULES, *TECHNIQUES])}; found {name!r}")
+    how = {"technique": name, "options": TECHNIQUES[name]}
     if name == "fisher":
-        batches = {"batches": profile.inside.fisher_batches, "batch": profile.finetune.batch}
-        merged = Step(merge_by_fisher, f"ablation/merge/{label}", config | batches, inputs, seed)
-    else:
-        how = {"model": profile.model, "technique": name, "options": TECHNIQUES[name]}
-        merged = Step(merge, f"ablation/merge/{label}", how, inputs)
+        how |= {"batches": profile.inside.fisher_batches, "batch": profile.finetune.batch}
+    merged = Step(merge, f"ablation/merge/{label}", config | how, inputs, seed if name == "fisher" else 0)
     return Step(grading.grade_model, f"ablation/grade/{label}", config, base | {"model": merged})
 
 
@@ -73,25 +71,22 @@ def grade_rule(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: 
 
 
 def merge(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: merge all experts by a technique of the registry; leaves the merged model's delta."""
-    base = models.create(config["model"]).state_dict()
-    states = [deltas.apply_delta(base, change) for change in learned.changes(inputs)]
-    merged = techniques.merge(config["technique"], states, base, seed=seed, **config["options"])
-    files.save_tensors(out / experts.DELTA, deltas.delta(merged, base))
+    """Step function: merge all experts by a technique of the registry; leaves the merged model's delta.
 
-
-def merge_by_fisher(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: merge all experts, every weight by how much each task depends on it (arXiv 2111.09832)."""
+    For "fisher" every weight counts by how much each task depends on it (Matena & Raffel, arXiv 2111.09832).
+    """
     model = models.create(config["model"])
     model.logit_scale.requires_grad_(False)  # it was not tuned
     base = models.state(model)
-    states, diagonals = [], []
-    for task, change in zip(config["tasks"], learned.changes(inputs), strict=True):
-        states.append(deltas.apply_delta(base, change))
-        model.load_state_dict(states[-1])
-        data = experts.dataset(task)
-        diagonals.append(fisher(model, config["model"], data, config["batches"], config["batch"], seed))
-    merged = techniques.merge("fisher", states, base, fishers=diagonals)
+    states = [deltas.apply_delta(base, change) for change in learned.changes(inputs)]
+    options = dict(config["options"])
+    if config["technique"] == "fisher":
+        options["fishers"] = []
+        for task, state in zip(config["tasks"], states, strict=True):
+            model.load_state_dict(state)
+            about = experts.dataset(task), config["batches"], config["batch"], seed
+            options["fishers"].append(fisher(model, config["model"], *about))
+    merged = techniques.merge(config["technique"], states, base, seed=seed, **options)
     files.save_tensors(out / experts.DELTA, deltas.delta(merged, base))
 
 

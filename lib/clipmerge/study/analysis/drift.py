@@ -16,7 +16,7 @@ from clipmerge.study.analysis import learned
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
 from clipmerge.study.condu import sessions
-from clipmerge.study.condu.reconstruction import cosine, density, gained, magnitude, relative_l2
+from clipmerge.study.condu.reconstruction import cosine, density, gained, relative_l2
 from clipmerge.study.profiles import Profile
 
 DRIFT = "drift.json"
@@ -34,8 +34,8 @@ def run(profile: Profile) -> pd.DataFrame:
     frames = [pd.DataFrame(files.read_json(step.folder / DRIFT)).assign(seed=seed) for seed, step in steps.items()]
     frame = pd.concat(frames, ignore_index=True).assign(n=pd.NA, source="ours", model=profile.model)
     frame["task"] = frame.number.map(dict(enumerate(profiles.order(profile)))).fillna("mean")
-    whole = dict.fromkeys(["session", "pairs", "age"], "Int64")
-    return results.tidy(frame.drop(columns="number").astype(whole))
+    columns = ["session", "pairs", "age"]
+    return results.tidy(frame[[*results.COLUMNS, *columns, "model"]].astype(dict.fromkeys(columns, "Int64")))
 
 
 def step(profile: Profile, seed: int) -> Step:
@@ -93,10 +93,10 @@ def _task(
     for method, delta in (("condu-ft", back), ("emr", condu.decouple(oracle, i))):
         yield _record(method, "cosine", cosine(original, delta), **here)
         yield _record(method, "relative_l2", relative_l2(original, delta), **here)
-    trigger, kind = ours.triggers[i], ours.rescaler
+    trigger = ours.triggers[i]
     known = before is not None and i < len(before.triggers)
     yield _record("condu-ft", "rescaler", trigger.rescaler, **here)
-    yield _record("condu-ft", "magnitude", magnitude(back, kind) / magnitude(original, kind), **here)
+    yield _record("condu-ft", "magnitude", condu.rescaler(back, original, ours.rescaler), **here)
     yield _record("condu-ft", "gained", gained(before.triggers[i], trigger) if known else 0, **here)
     yield _record("condu-ft", "mask_density", 100 * density(trigger), **here)
     yield _record("emr", "mask_density", 100 * density(oracle.triggers[i]), **here)

@@ -68,37 +68,35 @@ def levels(u: np.ndarray) -> np.ndarray:
 
 
 def measure(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: for each task's mask, density, entropies (bits per coordinate) and sizes under each code."""
+    """Step function: density of every task's mask and its bytes under each code; "joint" is the mean over tasks."""
     unified = sessions.load(inputs["session"] / sessions.UNIFIED)
     parts = [unified.delta[key].flatten().numpy() for key in sorted(unified.delta)]
     u = np.concatenate(parts)
     tensor = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     level = levels(u)
     masks = np.stack([flat(trigger.mask) for trigger in unified.triggers])
-    tasks = [{"bits": bounds(mask, tensor, level), "bytes": sizes(mask, u != 0)} for mask in masks]
-    files.write_json(out / CODES, {"tasks": tasks, "joint": joint_entropy(masks), "coordinates": len(u)})
+    by_task = [sizes(mask, u != 0, tensor, level) for mask in masks]
+    found = {code: [task[code] for task in by_task] for code in by_task[0]}
+    joint = joint_entropy(masks) * len(u) / 8
+    files.write_json(out / CODES, {"density": [float(mask.mean()) for mask in masks], "joint": joint, "bytes": found})
 
 
-def bounds(mask: np.ndarray, tensor: np.ndarray, level: np.ndarray) -> dict[str, float]:
-    """Density and entropies of a mask; `tensor` and `level` are the groups that each coordinate belongs to."""
-    density = float(mask.mean())
-    return {
-        "density": density,
-        "entropy": entropy(density),
-        "entropy by tensor": split_entropy(np.bincount(tensor, mask), np.bincount(tensor)),
-        "entropy given |u|": split_entropy(np.bincount(level, mask), np.bincount(level)),
-    }
+def sizes(mask: np.ndarray, moved: np.ndarray, tensor: np.ndarray, level: np.ndarray) -> dict[str, float]:
+    """Bytes of a mask under each code; for an entropy, what an ideal code would take.
 
-
-def sizes(mask: np.ndarray, moved: np.ndarray) -> dict[str, int]:
-    """Bytes under each code; `moved` are the coordinates where u ≠ 0: elsewhere every mask is 0 and need not say so."""
+    `moved` are the coordinates where u ≠ 0: elsewhere every mask is 0 and need not say so. `tensor` and `level` are the
+    groups a coordinate belongs to.
+    """
     packed = np.packbits(mask).tobytes()
     short = np.packbits(mask[moved]).tobytes()
     return {
+        "entropy": entropy(float(mask.mean())) * len(mask) / 8,
+        "entropy by tensor": split_entropy(np.bincount(tensor, mask), np.bincount(tensor)) * len(mask) / 8,
+        "entropy given |u|": split_entropy(np.bincount(level, mask), np.bincount(level)) * len(mask) / 8,
         "packed": len(packed),
         "packed where u ≠ 0": len(short),
-        "zlib where u ≠ 0": len(zlib.compress(short, 9)),
         "run-length": len(run_length(mask)),
         "zlib": len(zlib.compress(packed, 9)),
+        "zlib where u ≠ 0": len(zlib.compress(short, 9)),
         "lzma": len(lzma.compress(packed)),
     }

@@ -4,8 +4,8 @@ ways to compute the same: number formats, threads, processes, sizes of batches.
 Each way is a step that leaves the logits of decoupled experts; `compare` sets two of them side by side.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +86,7 @@ def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
 
 def _logits(job: tuple) -> Tensor:
     name, task, number, session, way = job
+    torch.set_num_threads(way.threads)  # the scheduler puts the number back
     model, data = models.create(name), experts.dataset(task)
     change = sessions.bank({"session": Path(session)})(number)
     if way.delta == "bf16":
@@ -100,21 +101,11 @@ def logits(model: nn.Module, name: str, data: Dataset, way: Way) -> Float[Tensor
     dtype = torch.float64 if way.model == "fp64" else torch.float32
     half = torch.autocast("cpu", torch.bfloat16) if way.model == "bf16" else nullcontext()
     model = model.to(dtype)
-    with _threads(way.threads), half:
+    with half:
         head = prompts.head(model, name, data.classes, data.templates)
         parts = [model.encode_image(models.pixels(x, model).to(dtype)) for x in data.test_images.split(way.batch)]
         z = F.normalize(torch.cat(parts), dim=-1)
         return (evaluate.SCALE * z @ head.T).double()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def compare(

@@ -13,7 +13,7 @@ from clipmerge import files
 from clipmerge.clip import manifests, models
 from clipmerge.merge.bitmask import packed_size
 from clipmerge.study import experts, profiles, results
-from clipmerge.study.analysis import learned, timing
+from clipmerge.study.analysis import learned, stacking, timing
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
 from clipmerge.study.profiles import Profile
@@ -34,7 +34,7 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
     return {
         "tuning": Step(timing.tuning, f"{label}/tuning", tune, base),
         "merging": Step(timing.merging, f"{label}/merging", merge, learned.tuned(profile, seed)),
-        "answering": Step(timing.answering, f"{label}/answering", answer, base | session),
+        "answering": Step(stacking.measure, f"{label}/answering", answer, base | session),
     }
 
 
@@ -93,14 +93,12 @@ def expert(sizes: Iterable[int]) -> int:
     return FLOAT * sum(sizes)
 
 
-def mask(sizes: Iterable[int]) -> int:
-    """One packed mask; every tensor starts on a byte of its own."""
-    return sum(packed_size(size) for size in sizes)
-
-
 def condu(sizes: Sequence[int], tasks: int) -> int:
-    """The unified delta and the masks of `tasks` tasks (rescalers and prototypes apart)."""
-    return expert(sizes) + tasks * mask(sizes)
+    """The unified delta and the packed masks of `tasks` tasks, every tensor of a mask starting on a byte of its own.
+
+    Rescalers and prototypes are apart.
+    """
+    return expert(sizes) + tasks * sum(packed_size(size) for size in sizes)
 
 
 def prototypes(classes: int, dim: int) -> int:

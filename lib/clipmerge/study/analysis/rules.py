@@ -67,20 +67,21 @@ MASKS: Mapping[str, Callable] = {
     "two-bits": two_bits,
     "none": lambda delta, unified: torch.ones_like(delta, dtype=torch.bool),
 }
-RULES: Mapping[str, Rule] = {
-    "condu-ft": Rule(),
-    "emr": Rule(recursive=False),
-    "rescaler=global_l1": Rule(rescaler="global_l1"),
-    "rescaler=none": Rule(rescaler="none"),
-    "mask=none": Rule(mask="none"),
-    "mask=two-bits": Rule(mask="two-bits"),
-    "sign=majority": Rule(sign="majority"),
-    "sign=largest": Rule(sign="largest"),
-    "pool=mean": Rule(pool="mean"),
-    "mask=none rescaler=none": Rule(mask="none", rescaler="none"),
-    "pool=mean rescaler=none": Rule(pool="mean", rescaler="none"),
-    "pool=mean mask=none": Rule(pool="mean", mask="none"),
-    "pool=mean mask=none rescaler=none": Rule(pool="mean", mask="none", rescaler="none"),
+CHANGES = (
+    "rescaler=global_l1",
+    "rescaler=none",
+    "mask=none",
+    "mask=two-bits",
+    "sign=majority",
+    "sign=largest",
+    "pool=mean",
+    "mask=none rescaler=none",
+    "pool=mean rescaler=none",
+    "pool=mean mask=none",
+    "pool=mean mask=none rescaler=none",
+)
+RULES: Mapping[str, Rule] = {"condu-ft": Rule(), "emr": Rule(recursive=False)} | {
+    name: Rule(**dict(part.split("=") for part in name.split())) for name in CHANGES
 }
 
 

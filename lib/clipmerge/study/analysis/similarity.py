@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from clipmerge import files
@@ -69,11 +69,6 @@ def cka(a: Float[Tensor, "n p"], b: Float[Tensor, "n q"]) -> float:
     return (torch.linalg.matrix_norm(b.T @ a) ** 2 / norm).item()
 
 
-def some(count: int, most: int, seed: int = 0) -> Int64[Tensor, " m"]:
-    """At most so many of `count` image numbers, drawn without looking at classes."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
-
-
 def see(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: unit features of some test images of every task, from the base and three forms of its expert."""
     model = models.create(config["model"])
@@ -86,18 +81,13 @@ def see(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) ->
     tensors = {}
     for i, task in enumerate(config["tasks"]):
         data = experts.dataset(task)
-        index = some(len(data.test_labels), config["images"])
+        order = torch.randperm(len(data.test_labels), generator=torch.Generator().manual_seed(0))
+        index = order[: config["images"]].sort().values  # drawn without looking at classes
         tensors[f"labels.{data.name}"] = data.test_labels[index]
         for who in SEEN_BY:
             model.load_state_dict(base if who == "zero-shot" else deltas.apply_delta(base, banks[who](i)))
             tensors[f"{who}.{data.name}"] = evaluate.features(model, data.test_images[index])
     files.save_tensors(out / FEATURES, tensors)
-
-
-def largest_classes(labels: Int64[Tensor, " n"], most: int) -> list[int]:
-    """The classes with most images; of equal ones the first."""
-    counts = torch.bincount(labels)
-    return sorted(counts.argsort(descending=True, stable=True)[:most].tolist())
 
 
 def embed(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
@@ -106,7 +96,8 @@ def embed(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
 
     tensors, task = files.load_tensors(inputs["features"] / FEATURES), config["task"]
     labels = tensors[f"labels.{task}"]
-    shown = torch.isin(labels, torch.tensor(largest_classes(labels, config["classes"])))
+    largest = torch.bincount(labels).argsort(descending=True, stable=True)[: config["classes"]]
+    shown = torch.isin(labels, largest)
     both = torch.cat([tensors[f"{who}.{task}"][shown] for who in DRAWN])
     perplexity = min(30.0, len(both) / 4)
     flat = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(both.numpy())

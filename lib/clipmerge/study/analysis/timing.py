@@ -1,4 +1,4 @@
-"""Step functions that measure this machine: how long tuning, unifying and answering take, and how much memory.
+"""Measuring this machine: seconds and bytes of a call, and step functions that time tuning and unifying.
 
 Times are numbers of one machine and one hour; as steps they are measured once and then read. On a CPU the clock counts
 the seconds that this process computes, so that what else runs on the machine matters little.
@@ -12,16 +12,16 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from clipmerge import files
-from clipmerge.clip import finetune, models, prompts
-from clipmerge.merge import condu, deltas
+from clipmerge.clip import finetune, models
+from clipmerge.merge import condu
 from clipmerge.study import experts
-from clipmerge.study.analysis import learned, stacking
+from clipmerge.study.analysis import learned
 from clipmerge.study.cache.step import accelerator
-from clipmerge.study.condu import sessions
 
 TIMES = "times.json"
 
@@ -55,26 +55,25 @@ class Live(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run the operation, then look at the storages of what came out."""
+        """Run the operation, then look at the storages of what came out, views of what was there before left out."""
         out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self._meet(tensor.untyped_storage(), args)
+        given = _storages(args)
+        for key, storage in _storages(out).items():
+            if key not in self._known and key not in given:
+                self._known.add(key)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._leave, key, storage.nbytes())
         return out
-
-    def _meet(self, storage: torch.UntypedStorage, args: tuple) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        given = {a.untyped_storage()._cdata for a in args if isinstance(a, torch.Tensor)}
-        if key in self._known or key in given:  # a view of what was there before
-            return
-        self._known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._leave, key, size)
 
     def _leave(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+def _storages(values: object) -> dict[int, torch.UntypedStorage]:
+    storages = [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
+    return {storage._cdata: storage for storage in storages}
 
 
 def peak(run: Callable[[], object]) -> int:
@@ -115,53 +114,3 @@ def _extend(unified: condu.Unified | None, newcomer: Mapping, rescaler: str) -> 
 def _decouple_all(unified: condu.Unified) -> None:
     for i in range(len(unified.triggers)):
         condu.decouple(unified, i)
-
-
-@torch.no_grad()
-def answering(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: seconds and peak bytes of the answer of the base and K experts, by way, batch and K.
-
-    Ways: ``base`` (K = 0), ``loop`` and ``stacked`` with every expert's tower held ready, and ``decouple`` as a loop
-    that holds u and the triggers only and brings back one expert at a time. Peak bytes hold the towers (of ``decouple``
-    one dense delta), inputs and intermediate results; what all ways share, base and unified delta, is not counted.
-    """
-    name, data = config["model"], experts.dataset(config["task"])
-    model, unified = models.create(name).to(accelerator()), sessions.load(inputs["session"] / sessions.UNIFIED)
-    base = models.state(model)
-    towers, heads = [], []
-    for change in ({}, *(condu.decouple(unified, i) for i in range(max(config["k"])))):
-        towers.append(stacking.tower(base, change))
-        model.load_state_dict(deltas.apply_delta(base, change))
-        heads.append(prompts.head(model, name, data.classes, data.templates[:1]))
-    heads = torch.stack(heads)
-    times = []
-    for batch in config["batches"]:
-        x = models.pixels(data.train_images[:batch], model)
-        for k in (0, *config["k"]):
-            for way, run in _ways(model.visual, base, unified, towers[: k + 1], heads[: k + 1], x).items():
-                held = sum(tensor.nbytes for tower in towers[: k + 1] for tensor in tower.values())
-                held = held // (k + 1) if way == "decouple" else held
-                row = {"way": way, "batch": batch, "k": k}
-                times.append(row | {"seconds": seconds(run, config["repeats"]), "bytes": held + peak(run)})
-    files.write_json(out / TIMES, times)
-
-
-def _ways(
-    visual: nn.Module, base: Mapping, unified: condu.Unified, towers: list[Mapping], heads: Tensor, x: Tensor
-) -> dict[str, Callable[[], Tensor]]:
-    """By name of the way: the call that gives the mean of all members' logits."""
-    if len(towers) == 1:
-        return {"base": lambda: stacking.looped(visual, towers, heads, x).mean(0)}
-    together = stacking.stack(towers)
-
-    def decoupled() -> Tensor:
-        total = stacking.answer(visual, towers[0], heads[0], x)
-        for i, head in enumerate(heads[1:]):
-            total += stacking.answer(visual, stacking.tower(base, condu.decouple(unified, i)), head, x)
-        return total / len(heads)
-
-    return {
-        "loop": lambda: stacking.looped(visual, towers, heads, x).mean(0),
-        "stacked": lambda: stacking.stacked(visual, together, heads, x).mean(0),
-        "decouple": decoupled,
-    }

@@ -21,22 +21,23 @@ CODES = (*BOUNDS, "packed", "packed where u ≠ 0", "run-length", "zlib", "zlib 
 WHOLE = {"zero-shot": "none", "experts": "expert", "condu-ft": "packed"}  # method → what a task keeps
 
 
-def kinds(profile: Profile) -> list[tuple[str, float]]:
-    """The smaller triggers that are tried: (kind, value)."""
-    kept = [("keep", value) for value in profile.triggers.keep]
-    shared = [("share", float(value)) for value in profile.triggers.groups]
-    return [*kept, *shared, *((f"{unit} {what}", 0.0) for what in ("bit", "gain") for unit in ("row", "tensor"))]
+def smaller(profile: Profile) -> dict[str, dict]:
+    """The smaller triggers that are tried, by name: their kind and its value."""
+    kept = {f"keep {value:g}": {"kind": "keep", "value": value} for value in profile.triggers.keep}
+    shared = {f"share {groups}": {"kind": "share", "value": groups} for groups in profile.triggers.groups}
+    blocks = ("row bit", "tensor bit", "row gain", "tensor gain")
+    return kept | shared | {name: {"kind": name, "value": 0} for name in blocks}
 
 
-def plan(profile: Profile, seed: int) -> dict[tuple[str, float] | str, Step]:
-    """One grading step for each of `kinds`, and the step ``codes`` that measures the masks as they are."""
+def plan(profile: Profile, seed: int) -> dict[str, Step]:
+    """One grading step for each of `smaller`, and the step ``codes`` that measures the masks as they are."""
     label = f"triggers/{experts.label(profile.model)}"
     session = {"session": learned.kept(profile, "condu-ft", seed)[-1]}
     inputs = experts.base_inputs(profile.model) | session
-    steps: dict = {"codes": Step(mask_coding.measure, f"{label}/codes", {}, session)}
-    for kind, value in kinds(profile):
-        config = learned.tasks(profile) | {"kind": kind, "value": value}
-        steps[kind, value] = Step(mask_compression.grade, f"{label}/{_name(kind, value, '-')}", config, inputs)
+    steps = {"codes": Step(mask_coding.measure, f"{label}/codes", {}, session)}
+    for name, how in smaller(profile).items():
+        config = learned.tasks(profile) | how
+        steps[name] = Step(mask_compression.grade, f"{label}/{name.replace(' ', '-')}", config, inputs)
     return steps
 
 
@@ -56,39 +57,26 @@ def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     expert = resources.expert(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
     for seed, steps in plans.items():
         fixed = {"method": "condu-ft", "seed": seed, "model": profile.model}
-        for trigger, size in (("none", 0), ("expert", expert)):
-            frames.append(_bytes({"mean": float(size)}, kind=trigger, trigger=trigger, **fixed))
-        coded = files.read_json(steps["codes"].folder / mask_coding.CODES)
-        frames += _coded(coded, profiles.order(profile), fixed)
-        for kind, value in kinds(profile):
-            graded = files.read_json(steps[kind, value].folder / mask_compression.GRADES)
-            about = {"trigger": _name(kind, value), "kind": kind, **fixed}
-            frames.append(results.rows(results.with_mean(graded["accuracy"]), metric="last", n=graded["n"], **about))
-            frames.append(_bytes({"mean": float(graded["bytes"])}, **about))
+        for name, size in (("none", 0.0), ("expert", float(expert))):
+            frames.append(results.rows({"mean": size}, metric="bytes", trigger=name, kind=name, **fixed))
+        codes = files.read_json(steps["codes"].folder / mask_coding.CODES)
+        frames += _coded(codes, profiles.order(profile), fixed)
+        for name, how in smaller(profile).items():
+            graded = files.read_json(steps[name].folder / mask_compression.GRADES)
+            columns = {"trigger": name, "kind": how["kind"], **fixed}
+            frames.append(results.rows(results.with_mean(graded["accuracy"]), metric="last", n=graded["n"], **columns))
+            frames.append(results.rows({"mean": float(graded["bytes"])}, metric="bytes", **columns))
     return pd.concat(frames, ignore_index=True)
 
 
-def _name(kind: str, value: float, space: str = " ") -> str:
-    return (f"{kind} {value:g}" if value else kind).replace(" ", space)
-
-
-def _bytes(values: Mapping[str, float], **fixed: object) -> pd.DataFrame:
-    return results.rows(values, metric="bytes", **fixed)
-
-
-def _coded(coded: Mapping, order: Sequence[str], fixed: Mapping) -> list[pd.DataFrame]:
-    """Bytes of every task's mask under every code, and their mean; for an entropy, what an ideal code would take."""
-    count = coded["coordinates"] / 8
-    masks = dict(zip(order, coded["tasks"], strict=True))
+def _coded(found: Mapping, order: Sequence[str], fixed: Mapping) -> list[pd.DataFrame]:
+    """Bytes of every task's mask under every code, and their mean; density of the masks."""
     frames = []
     for code in CODES:
-        if code == "joint":
-            values = {"mean": coded["joint"] * count}
-        elif code in BOUNDS:
-            values = results.with_mean({task: mask["bits"][code] * count for task, mask in masks.items()})
-        else:
-            values = results.with_mean({task: float(mask["bytes"][code]) for task, mask in masks.items()})
-        frames.append(_bytes(values, trigger=code, kind="code", **fixed))
-    density = {task: 100 * mask["bits"]["density"] for task, mask in masks.items()}
+        values = {"mean": found["joint"]}
+        if code != "joint":
+            values = results.with_mean(dict(zip(order, found["bytes"][code], strict=True)))
+        frames.append(results.rows(values, metric="bytes", trigger=code, kind="code", **fixed))
+    density = {task: 100 * share for task, share in zip(order, found["density"], strict=True)}
     frames.append(results.rows(density, metric="density", trigger="packed", kind="code", **fixed))
     return frames

@@ -76,7 +76,8 @@ def tasks(profile: Profile, seed: int) -> tuple[Small, ...]:
 
 def plan(profile: Profile, seed: int) -> dict[str, Step]:
     """The step that learns (``learned``) and one grading step for each method."""
-    setting, label = profile.many, f"many/{experts.label(profile.many.model)}"
+    setting = profile.many
+    label = f"many/{experts.label(setting.model)}"
     cards = [
         experts.task_config(profile, small.dataset) | {"name": small.name, "classes": small.classes}
         for small in tasks(profile, seed)
@@ -121,7 +122,7 @@ def _graded(graded: Mapping, order: Sequence[str], marks: Sequence[int], fixed: 
     n = graded["experts"]["n"]
     for t in marks:
         seen, first = order[:t], order[: marks[0]]
-        accuracy = {method: _at(about["accuracy"], t) for method, about in graded.items()}
+        accuracy = {method: about["accuracy"][str(t)] for method, about in graded.items()}
         mean = {method: float(np.mean([by_task[name] for name in seen])) for method, by_task in accuracy.items()}
         gain = mean["experts"] - mean["zero-shot"]
         total = sum(n[name] for name in seen)
@@ -134,8 +135,3 @@ def _graded(graded: Mapping, order: Sequence[str], marks: Sequence[int], fixed: 
             yield results.rows({"mean": 100 * mean[method] / mean["experts"]}, metric="kept", n=total, **here)
             kept = {"mean": 100 * (mean[method] - mean["zero-shot"]) / gain}
             yield results.rows(kept, metric="gain_kept", n=total, **here)
-
-
-def _at(accuracy: Mapping[str, Mapping[str, float]], t: int) -> Mapping[str, float]:
-    """Grades after t tasks; what never changes was graded once."""
-    return accuracy.get(str(t)) or next(iter(accuracy.values()))

@@ -90,7 +90,10 @@ def _drift(method: str, unified: condu.Unified, originals: Sequence[Delta]) -> l
 
 
 def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: accuracy on every task seen so far, each by its own expert, at each of ``marks``."""
+    """Step function: accuracy on every task seen so far, each by its own expert, at each of ``marks``.
+
+    What does not change from mark to mark (experts, the base) is graded once, after the last.
+    """
     model, tasks = models.create(config["model"]), [dataset(task) for task in config["tasks"]]
     base = models.state(model)
     accuracy: dict[int, dict[str, float]] = {}
@@ -98,15 +101,13 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
         model.load_state_dict(deltas.apply_delta(base, change))
         found = evaluate.test_accuracy(model, config["model"], tasks[i])
         accuracy.setdefault(t, {})[tasks[i].name] = found
+    accuracy = {t: accuracy.get(t, accuracy[len(tasks)]) for t in config["marks"]}
     sizes = {data.name: len(data.test_labels) for data in tasks}
     files.write_json(out / GRADES, {"accuracy": accuracy, "n": sizes})
 
 
 def _answers(config: Mapping, inputs: Mapping[str, Path]) -> Iterator[tuple[int, int, Delta]]:
-    """(tasks learned so far, task asked, the delta that answers it).
-
-    What does not change from mark to mark (experts, the base) is asked once, after the last.
-    """
+    """(tasks learned so far, task asked, the delta that answers it)."""
     method, last, originals = config["method"], len(config["tasks"]), tuned(inputs)
     if method == "zero-shot":
         yield from ((last, i, {}) for i in range(last))

@@ -31,12 +31,6 @@ def _products(a: Delta, b: Delta) -> tuple[float, float, float]:
     return ab, aa, bb
 
 
-def magnitude(delta: Delta, kind: str) -> float:
-    """A(δ), the average magnitude that the rescaler of this kind preserves."""
-    norms = condu.norms(delta)
-    return math.fsum(norms[name] / (x.numel() if kind == "tensor_mean" else 1) for name, x in delta.items())
-
-
 def density(trigger: condu.Trigger) -> float:
     """Share of ones in a task's mask."""
     masks = trigger.mask.values()

@@ -62,7 +62,7 @@ class Strategy:
             )
         if self.technique == "fisher":
             raise BadInput("fisher needs a Fisher diagonal of every expert, which a stream does not keep; not in TIME")
-        if self.by_age and (self.deploy != "all" or not technique.weighted):
+        if (self.recency != "uniform" or self.reverse) and (self.deploy != "all" or not technique.weighted):
             raise BadInput(
                 f"recency {self.recency}: expected deploy all and a technique with weights,"
                 f" found {self.deploy} and {self.technique}"
@@ -71,16 +71,6 @@ class Strategy:
             raise BadInput(f"with_base: expected deploy all, found {self.deploy}; folds have fold_start")
         ema.pair(self.technique, self.ema_weight)  # refuses a weight where the technique takes none
         technique.recipe({key: value for key, value in self.options.items() if key != "lines"})
-
-    @property
-    def by_age(self) -> bool:
-        """Whether older experts weigh differently when all are merged."""
-        return self.recency != "uniform" or self.reverse
-
-    @property
-    def folds(self) -> bool:
-        """Whether anybody asks for the moving average."""
-        return "ema" in (self.init, self.deploy)
 
     @property
     def weight(self) -> float | None:
@@ -92,13 +82,10 @@ class Strategy:
     @property
     def columns(self) -> dict[str, object]:
         """How it is described in rows."""
-        return {
-            "init": self.init,
-            "deploy": self.deploy,
-            "technique": self.technique,
-            "ema_weight": self.weight if self.folds else None,
+        named = {name: getattr(self, name) for name in ("init", "deploy", "technique", "with_base")}
+        return named | {
+            "ema_weight": self.weight if "ema" in (self.init, self.deploy) else None,
             "recency": f"{self.recency} reversed" if self.reverse else self.recency,
-            "with_base": self.with_base,
             "options": ", ".join(f"{key} {value}" for key, value in sorted(self.options.items())),
         }
 
@@ -128,7 +115,7 @@ def initial(setting: Setting, strategy: Strategy, experts: Sequence[Step], runni
 
 def folded(setting: Setting, strategy: Strategy, expert: Step, running: Step | None) -> Step | None:
     """The moving average with one more expert; not made where nobody asks for it."""
-    if not strategy.folds:
+    if "ema" not in (strategy.init, strategy.deploy):
         return None
     if running is None and strategy.fold_start == "first":
         return expert
@@ -143,7 +130,9 @@ def final(strategy: Strategy, experts: Sequence[Step], running: Step | None) -> 
     if strategy.deploy == "ema":
         return running
     models = (None, *experts) if strategy.with_base else tuple(experts)
-    weights = recency.weights(strategy.recency, len(models), strategy.reverse) if strategy.by_age else None
+    weights = None
+    if strategy.recency != "uniform" or strategy.reverse:
+        weights = recency.weights(strategy.recency, len(models), strategy.reverse)
     return Blend(models, strategy.technique, weights, strategy.options)
 
 
