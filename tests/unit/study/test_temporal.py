@@ -128,7 +128,7 @@ def test_interrupted_and_uninterrupted_agree_bit_for_bit(monkeypatch, tmp_path):
         if interrupted:
             store.get(steps[1])
             with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-                broken.setattr(steps.experts.full.models, "create", interrupt)
+                broken.setattr(models, "create", interrupt)
                 store.get(steps[2])
             assert not steps[2].folder.exists()
         return store.files.sha256(store.get(steps[2]) / experts.DELTA)
