@@ -59,8 +59,8 @@ def measure(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int
         earlier = ours
     pairs = [same_sign(pair) for pair in itertools.combinations(originals, 2)]
     last = [
-        _record("experts", "same_sign_pair", 100 * float(np.mean(pairs)) if pairs else 100.0, len(originals)),
         _record("experts", "same_sign_all", 100 * same_sign(originals), len(originals)),
+        _record("experts", "same_sign_pair", 100 * float(np.mean(pairs)) if pairs else 100.0, len(originals)),
     ]
     for turn, change in enumerate(settle(earlier, config["rounds"]), start=1):
         last.append(_record("condu-ft", "settle", change, len(originals), age=turn))
