@@ -3,7 +3,7 @@
 The two give the same logits up to rounding. Text heads do not depend on the image and are computed beforehand.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,9 +46,9 @@ def answer(
 
 
 def looped(
-    visual: nn.Module, states: Iterable[State], heads: Float[Tensor, "k classes dim"], x: Float[Tensor, "n 3 h w"]
+    visual: nn.Module, states: Sequence[State], heads: Float[Tensor, "k classes dim"], x: Float[Tensor, "n 3 h w"]
 ) -> Float[Tensor, "k n classes"]:
-    """One expert after the other, each taken when its turn comes."""
+    """One expert after the other."""
     return torch.stack([answer(visual, state, head, x) for state, head in zip(states, heads, strict=True)])
 
 
@@ -107,19 +107,20 @@ def _ways(
 ) -> dict[str, Callable[[], Tensor]]:
     """By name of the way: the call that gives the mean of all members' logits."""
 
-    def one_by_one(states: Iterable[Mapping]) -> Tensor:
-        return looped(visual, states, heads, x).mean(0)
+    def looped_mean() -> Tensor:
+        return looped(visual, towers, heads, x).mean(0)
 
-    def decoupled() -> Iterator[Mapping]:
-        yield towers[0]
-        for i in range(len(towers) - 1):
-            yield tower(base, condu.decouple(unified, i))
+    def decoupled_mean() -> Tensor:
+        total = answer(visual, towers[0], heads[0], x)
+        for i, head in enumerate(heads[1:]):
+            total += answer(visual, tower(base, condu.decouple(unified, i)), head, x)  # nobody holds two at once
+        return total / len(heads)
 
     if len(towers) == 1:
-        return {"base": lambda: one_by_one(towers)}
+        return {"base": looped_mean}
     together = stack(towers)
     return {
-        "loop": lambda: one_by_one(towers),
+        "loop": looped_mean,
         "stacked": lambda: stacked(visual, together, heads, x).mean(0),
-        "decouple": lambda: one_by_one(decoupled()),
+        "decouple": decoupled_mean,
     }
