@@ -35,18 +35,18 @@ def run(profile: Profile) -> pd.DataFrame:
     """Table 5: accuracy on every task after the last session (metric ``last``), by rule or technique, task and seed."""
     names = [*profile.inside.rules, *profile.inside.techniques]
     steps = {(name, seed): step(profile, name, seed) for name in names for seed in profile.seeds}
-    store.build(steps.values(), profile.workers)
+    store.build(steps.values(), profile.compute)
     frames = [protocol.last(profile, REFERENCES, profile.model, profile.seeds)]
     for (name, seed), graded in steps.items():
-        found = files.read_json(graded.folder / grading.ACCURACY)
+        accuracy, sizes = grading.read(graded.folder)
         fixed = {"method": name, "metric": "last", "seed": seed, "model": profile.model}
-        frames.append(results.rows(results.with_mean(found["accuracy"]), n=found["n"], **fixed))
+        frames.append(results.rows(results.with_mean(accuracy), n=sizes, **fixed))
     return pd.concat(frames, ignore_index=True)
 
 
 def step(profile: Profile, name: str, seed: int) -> Step:
     """The step that grades one rule of `rules.RULES`, or one technique that merges all experts into one model."""
-    config = learned.tasks(profile)
+    config = experts.config(profile, profiles.order(profile))
     base = experts.base_inputs(profile.model)
     inputs = base | learned.tuned(profile, seed)
     label = name.replace("=", "-").replace(" ", "+")
@@ -61,13 +61,13 @@ def step(profile: Profile, name: str, seed: int) -> Step:
     if name == "fisher":
         how |= {"batches": profile.inside.fisher_batches, "batch": profile.finetune.batch}
     merged = Step(merge, f"ablation/merge/{label}", config | how, inputs, seed if name == "fisher" else 0)
-    return Step(grading.grade_model, f"ablation/grade/{label}", config, base | {"model": merged})
+    return Step(grading.grade, f"ablation/grade/{label}", config, base | {"model": merged})
 
 
 def grade_rule(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: learn all tasks by a rule and grade each by its own reconstruction, as after the last session."""
     backs = rules.learn(learned.changes(inputs), rules.Rule(**config["rule"]))
-    files.write_json(out / grading.ACCURACY, learned.grade(config, backs))
+    learned.grade(out, config, backs)
 
 
 def merge(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:

@@ -15,7 +15,7 @@ from clipmerge.study import profiles, results
 from clipmerge.study.analysis import learned
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import sessions
+from clipmerge.study.condu import protocol, sessions
 from clipmerge.study.condu.reconstruction import cosine, density, gained, relative_l2
 from clipmerge.study.profiles import Profile
 
@@ -30,7 +30,7 @@ def run(profile: Profile) -> pd.DataFrame:
     cent, other metrics are not; rows of a session as a whole have ``task = mean``, and ``pairs`` says out of how many.
     """
     steps = {seed: step(profile, seed) for seed in profile.seeds}
-    store.build(steps.values(), profile.workers)
+    store.build(steps.values(), profile.compute)
     frames = [pd.DataFrame(files.read_json(step.folder / DRIFT)).assign(seed=seed) for seed, step in steps.items()]
     frame = pd.concat(frames, ignore_index=True).assign(n=pd.NA, source="ours", model=profile.model)
     frame["task"] = frame.number.map(dict(enumerate(profiles.order(profile)))).fillna("mean")
@@ -42,7 +42,7 @@ def step(profile: Profile, seed: int) -> Step:
     """The step that measures: original experts, ConDU's sessions and, for comparison, those of one-shot EMR."""
     inputs = learned.tuned(profile, seed)
     for name, method in (("condu", "condu-ft"), ("emr", "emr")):
-        inputs |= {f"{name}.{t:02d}": kept for t, kept in enumerate(learned.kept(profile, method, seed))}
+        inputs |= {f"{name}.{t:02d}": kept for t, kept in enumerate(protocol.kept(profile, method, seed))}
     return Step(measure, "drift", {"rounds": profile.inside.rounds}, inputs)
 
 
@@ -51,7 +51,7 @@ def measure(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int
     originals = learned.changes(inputs)
     of_sessions, of_tasks, earlier = [], [], None
     for t in range(len(originals)):
-        ours, oracle = (sessions.load(inputs[f"{which}.{t:02d}"] / sessions.UNIFIED) for which in ("condu", "emr"))
+        ours, oracle = (sessions.load(inputs[f"{which}.{t:02d}"]) for which in ("condu", "emr"))
         if earlier:
             of_sessions += _session(earlier, ours)
         for i in range(t + 1):

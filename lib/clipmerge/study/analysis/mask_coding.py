@@ -69,7 +69,7 @@ def levels(u: np.ndarray) -> np.ndarray:
 
 def measure(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: density of every task's mask and its bytes under each code; "joint" is the mean over tasks."""
-    unified = sessions.load(inputs["session"] / sessions.UNIFIED)
+    unified = sessions.load(inputs["session"])
     parts = [unified.delta[key].flatten().numpy() for key in sorted(unified.delta)]
     u = np.concatenate(parts)
     tensor = np.repeat(np.arange(len(parts)), [len(part) for part in parts])

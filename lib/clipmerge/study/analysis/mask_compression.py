@@ -22,7 +22,7 @@ from clipmerge.merge.registry import among
 from clipmerge.study.analysis import learned
 from clipmerge.study.condu import sessions
 
-GRADES = "grades.json"
+SIZE = "size.json"
 SCALAR = 4  # bytes of one fp32 number
 Delta = dict[str, Tensor]
 Mask = dict[str, Tensor]
@@ -123,6 +123,6 @@ def _rescaled(unified: condu.Unified, i: int, mask: Mask) -> Delta:
 
 def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: accuracy of every task under its own smaller trigger, and the bytes that takes."""
-    compressed = compress(sessions.load(inputs["session"] / sessions.UNIFIED), config["kind"], config["value"])
-    graded = learned.grade(config, map(compressed.delta, range(len(config["tasks"]))))
-    files.write_json(out / GRADES, graded | {"bytes": compressed.bytes_per_task})
+    compressed = compress(sessions.load(inputs["session"]), config["kind"], config["value"])
+    learned.grade(out, config, map(compressed.delta, range(len(config["tasks"]))))
+    files.write_json(out / SIZE, {"bytes": compressed.bytes_per_task})

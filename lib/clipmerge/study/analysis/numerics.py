@@ -20,10 +20,9 @@ from clipmerge.clip import evaluate, models, prompts
 from clipmerge.clip.datasets import Dataset
 from clipmerge.merge import deltas
 from clipmerge.study import experts, profiles, results
-from clipmerge.study.analysis import learned
 from clipmerge.study.cache import scheduler, store
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import sessions
+from clipmerge.study.condu import protocol, sessions
 from clipmerge.study.profiles import Profile
 
 LOGITS = "logits.safetensors"
@@ -59,10 +58,11 @@ def run(profile: Profile) -> pd.DataFrame:
     numbered = [(order.index(task), config) for task, config in tasks.items()]
     steps = {}
     for way, seed in ((way, seed) for way in WAYS for seed in profile.seeds):
-        config = {"model": profile.model, "tasks": numbered, "way": WAYS[way], "repeat": way}
-        inputs = experts.base_inputs(profile.model) | {"session": learned.kept(profile, "condu-ft", seed)[-1]}
+        fixed = {"model": profile.model, "compute": profile.compute.numerics}
+        config = fixed | {"tasks": numbered, "way": WAYS[way], "repeat": way}
+        inputs = experts.base_inputs(profile.model) | {"session": protocol.kept(profile, "condu-ft", seed)[-1]}
         steps[way, seed] = Step(read, f"parity/{way}", config, inputs)
-    store.build(steps.values(), 1)  # one after the other: a step starts processes of its own
+    store.build(steps.values())  # one after the other: a step starts processes of its own
     labels = {task: experts.dataset(config).test_labels for task, config in tasks.items()}
     found = {which: files.load_tensors(step.folder / LOGITS) for which, step in steps.items()}
     frames = []

@@ -16,6 +16,7 @@ from clipmerge.study import experts, profiles, results
 from clipmerge.study.analysis import learned, stacking, timing
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
+from clipmerge.study.condu import protocol
 from clipmerge.study.profiles import Profile
 
 FLOAT = 4  # bytes
@@ -25,12 +26,12 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
     """The three steps that measure; answers are timed over the classes of the first task."""
     setting, label = profile.cost, f"resources/{experts.label(profile.model)}"
     base = experts.base_inputs(profile.model)
-    tasks = learned.tasks(profile)["tasks"]
-    shared = {"model": profile.model, "repeats": setting.repeats}
+    shared = experts.config(profile, profiles.order(profile)) | {"repeats": setting.repeats}
+    tasks = shared.pop("tasks")
     tune = shared | {"recipe": profiles.plain_recipe(profile), "steps": setting.steps, "tasks": tasks}
     merge = {"repeats": setting.repeats, "rescaler": profile.mtil.rescaler}
     answer = shared | {"batches": setting.batches, "k": setting.k, "task": tasks[0]}
-    session = {"session": learned.kept(profile, "condu-ft", seed)[-1]}
+    session = {"session": protocol.kept(profile, "condu-ft", seed)[-1]}
     return {
         "tuning": Step(timing.tuning, f"{label}/tuning", tune, base),
         "merging": Step(timing.merging, f"{label}/merging", merge, learned.tuned(profile, seed)),
@@ -46,8 +47,8 @@ def run(profile: Profile, seed: int = 0) -> pd.DataFrame:
     ``ask`` with columns ``way, batch, k``.
     """
     steps = plan(profile, seed)
-    store.build(steps["merging"].inputs.values(), profile.workers)
-    store.build(steps.values(), 1)  # one at a time: they measure
+    store.build(steps["merging"].inputs.values(), profile.compute)
+    store.build(steps.values())  # one at a time: they measure
     times = {name: files.read_json(step.folder / timing.TIMES) for name, step in steps.items()}
     tune = {task: profile.finetune.steps * seconds for task, seconds in times["tuning"].items()}
     fixed = {"seed": seed, "model": profile.model}

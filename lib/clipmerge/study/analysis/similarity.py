@@ -15,7 +15,7 @@ from clipmerge.study import experts, profiles, results
 from clipmerge.study.analysis import learned
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import sessions
+from clipmerge.study.condu import protocol, sessions
 from clipmerge.study.profiles import Profile
 
 FEATURES, MAP = "features.safetensors", "map.safetensors"
@@ -26,7 +26,7 @@ DRAWN = ("experts", "condu-ft")
 def run(profile: Profile) -> pd.DataFrame:
     """Figure 5 in numbers: ``cka`` and mean ``cosine`` of own-task features with those of the original expert."""
     steps = {seed: step(profile, seed) for seed in profile.seeds}
-    store.build(steps.values(), profile.workers)
+    store.build(steps.values(), profile.compute)
     frames = []
     for seed, seen in steps.items():
         tensors = files.load_tensors(seen.folder / FEATURES)
@@ -47,16 +47,17 @@ def maps(profile: Profile, seed: int) -> dict[str, dict[str, Tensor]]:
     for task in profile.inside.drawn:
         config = {"task": task, "classes": profile.inside.drawn_classes}
         steps[task] = Step(embed, f"similarity/map/{task}", config, {"features": features})
-    store.build(steps.values(), profile.workers)
+    store.build(steps.values(), profile.compute)
     return {task: files.load_tensors(drawn.folder / MAP) for task, drawn in steps.items()}
 
 
 def step(profile: Profile, seed: int) -> Step:
     """The step that computes features, by the experts, ConDU's last session and that of one-shot EMR."""
     inputs = experts.base_inputs(profile.model) | learned.tuned(profile, seed)
-    inputs["condu"] = learned.kept(profile, "condu-ft", seed)[-1]
-    inputs["emr"] = learned.kept(profile, "emr", seed)[-1]
-    return Step(see, "similarity/see", learned.tasks(profile) | {"images": profile.inside.images}, inputs)
+    inputs["condu"] = protocol.kept(profile, "condu-ft", seed)[-1]
+    inputs["emr"] = protocol.kept(profile, "emr", seed)[-1]
+    config = experts.config(profile, profiles.order(profile)) | {"images": profile.inside.images}
+    return Step(see, "similarity/see", config, inputs)
 
 
 def cka(a: Float[Tensor, "n p"], b: Float[Tensor, "n q"]) -> float:

@@ -19,7 +19,6 @@ from clipmerge.clip import evaluate, models, prompts
 from clipmerge.merge import condu, deltas
 from clipmerge.study import experts
 from clipmerge.study.analysis import timing
-from clipmerge.study.cache.step import accelerator
 from clipmerge.study.condu import sessions
 
 State = Mapping[str, Tensor]
@@ -81,7 +80,8 @@ def measure(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int
     one dense delta), inputs and intermediate results; what all ways share, base and unified delta, is not counted.
     """
     name, data = config["model"], experts.dataset(config["task"])
-    model, unified = models.create(name).to(accelerator()), sessions.load(inputs["session"] / sessions.UNIFIED)
+    model = models.create(name)
+    unified = sessions.load(inputs["session"])
     base = models.state(model)
     towers, heads = [], []
     for change in ({}, *(condu.decouple(unified, i) for i in range(max(config["k"])))):

@@ -17,21 +17,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from clipmerge import files
-from clipmerge.clip import finetune, models
+from clipmerge.clip import device, finetune, models
 from clipmerge.merge import condu
 from clipmerge.study import experts
 from clipmerge.study.analysis import learned
-from clipmerge.study.cache.step import accelerator
 
 TIMES = "times.json"
 
 
 def clock() -> float:
     """Seconds: of computing where this is the CPU's, of waiting where an accelerator computes."""
-    device = accelerator()
-    if device == "cpu":
+    where = device.here().type
+    if where == "cpu":
         return time.process_time()
-    getattr(torch, device).synchronize()
+    getattr(torch, where).synchronize()
     return time.perf_counter()
 
 
@@ -85,7 +84,7 @@ def peak(run: Callable[[], object]) -> int:
 
 def tuning(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: seconds of one fine-tuning step, by task."""
-    model = models.create(config["model"]).to(accelerator())
+    model = models.create(config["model"])
     recipe = finetune.Recipe(**(config["recipe"] | {"steps": config["steps"] + 1, "warmup": 1}))
     times = {}
     for task in config["tasks"]:

@@ -10,10 +10,10 @@ import pandas as pd
 from clipmerge import files
 from clipmerge.clip import models
 from clipmerge.study import experts, profiles, results
-from clipmerge.study.analysis import learned, mask_coding, mask_compression, resources
+from clipmerge.study.analysis import mask_coding, mask_compression, resources
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import protocol
+from clipmerge.study.condu import grading, protocol
 from clipmerge.study.profiles import Profile
 
 BOUNDS = ("entropy", "entropy by tensor", "entropy given |u|", "joint")  # what no code of that knowledge can beat
@@ -32,11 +32,11 @@ def smaller(profile: Profile) -> dict[str, dict]:
 def plan(profile: Profile, seed: int) -> dict[str, Step]:
     """One grading step for each of `smaller`, and the step ``codes`` that measures the masks as they are."""
     label = f"triggers/{experts.label(profile.model)}"
-    session = {"session": learned.kept(profile, "condu-ft", seed)[-1]}
+    session = {"session": protocol.kept(profile, "condu-ft", seed)[-1]}
     inputs = experts.base_inputs(profile.model) | session
     steps = {"codes": Step(mask_coding.measure, f"{label}/codes", {}, session)}
     for name, how in smaller(profile).items():
-        config = learned.tasks(profile) | how
+        config = experts.config(profile, profiles.order(profile)) | how
         steps[name] = Step(mask_compression.grade, f"{label}/{name.replace(' ', '-')}", config, inputs)
     return steps
 
@@ -49,7 +49,7 @@ def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     """
     seeds = profile.seeds if seeds is None else seeds
     plans = {seed: plan(profile, seed) for seed in seeds}
-    store.build([step for steps in plans.values() for step in steps.values()], profile.workers)
+    store.build([step for steps in plans.values() for step in steps.values()], profile.compute)
     whole = protocol.last(profile, tuple(WHOLE), profile.model, seeds)
     names = whole.method.map(WHOLE)
     frames = [whole.assign(trigger=names, kind=names)]
@@ -62,10 +62,11 @@ def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
         codes = files.read_json(steps["codes"].folder / mask_coding.CODES)
         frames += _coded(codes, profiles.order(profile), fixed)
         for name, how in smaller(profile).items():
-            graded = files.read_json(steps[name].folder / mask_compression.GRADES)
+            accuracy, sizes = grading.read(steps[name].folder)
+            size = files.read_json(steps[name].folder / mask_compression.SIZE)["bytes"]
             columns = {"trigger": name, "kind": how["kind"], **fixed}
-            frames.append(results.rows(results.with_mean(graded["accuracy"]), metric="last", n=graded["n"], **columns))
-            frames.append(results.rows({"mean": float(graded["bytes"])}, metric="bytes", **columns))
+            frames.append(results.rows(results.with_mean(accuracy), metric="last", n=sizes, **columns))
+            frames.append(results.rows({"mean": float(size)}, metric="bytes", **columns))
     return pd.concat(frames, ignore_index=True)
 
 

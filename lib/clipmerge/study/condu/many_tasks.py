@@ -84,15 +84,16 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
     ]
     recipe = profiles.plain_recipe(profile) | {"steps": setting.steps, "warmup": setting.warmup, "batch": setting.batch}
     base = experts.base_inputs(setting.model)
+    fixed = {"model": setting.model, "compute": profile.compute.numerics}
     chunks = {}
     for number, start in enumerate(range(0, len(cards), setting.chunk)):
-        config = {"model": setting.model, "recipe": recipe, "tasks": cards[start : start + setting.chunk]}
+        config = fixed | {"recipe": recipe, "tasks": cards[start : start + setting.chunk]}
         chunks[f"chunk.{number:02d}"] = Step(steps.tune, f"{label}/tune", config, base, seed)
     config = {"rescaler": profile.mtil.rescaler, "marks": setting.marks}
     plan = {"learned": Step(steps.learn, f"{label}/learn", config, chunks)}
     for method in METHODS:
         inputs = {"zero-shot": {}, "condu-ft": {"learned": plan["learned"]}}.get(method, chunks)
-        asked = config | {"model": setting.model, "method": method, "tasks": cards}
+        asked = config | fixed | {"method": method, "tasks": cards}
         plan[method] = Step(steps.grade, f"{label}/{method}", asked, base | inputs)
     return plan
 
@@ -106,7 +107,7 @@ def run(profile: Profile) -> pd.DataFrame:
     (per cent of ones in the masks), both means over tasks seen.
     """
     plans = {seed: plan(profile, seed) for seed in profile.many.seeds}
-    store.build([step for steps in plans.values() for step in steps.values()], profile.workers)
+    store.build([step for steps in plans.values() for step in steps.values()], profile.compute)
     frames = []
     for seed, planned in plans.items():
         fixed = {"seed": seed, "model": profile.many.model}

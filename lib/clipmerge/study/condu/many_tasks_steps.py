@@ -13,10 +13,8 @@ from torch import Tensor
 from clipmerge import files
 from clipmerge.clip import evaluate, finetune, models
 from clipmerge.clip.datasets import Dataset
-from clipmerge.merge import condu, deltas
+from clipmerge.merge import condu, deltas, folder
 from clipmerge.study import experts
-from clipmerge.study.cache.step import accelerator
-from clipmerge.study.condu import sessions
 from clipmerge.study.condu.reconstruction import cosine, density
 
 DELTAS, DRIFT, GRADES = "deltas.safetensors", "drift.json", "grades.json"
@@ -47,9 +45,9 @@ def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
     base = models.state(model)
     recipe, tensors = finetune.Recipe(**config["recipe"]), {}
     for i, task in enumerate(config["tasks"]):
-        model.cpu().load_state_dict(base)
-        finetune.tune(model.to(accelerator()), config["model"], dataset(task), recipe, seed)
-        change = deltas.delta(model.cpu().state_dict(), base)
+        model.load_state_dict(base)
+        finetune.tune(model, config["model"], dataset(task), recipe, seed)
+        change = deltas.delta(models.state(model), base)
         tensors |= {f"{i:02d}.{key}": value for key, value in change.items()}
     files.save_tensors(out / DELTAS, tensors)
 
@@ -76,7 +74,7 @@ def learn(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
         unified = condu.extend(unified, newcomer) if unified else condu.unify([newcomer], config["rescaler"])
         records += _drift("condu-ft", unified, originals)
         if t in config["marks"]:
-            sessions.save(out / f"{t:03d}.safetensors", unified)
+            folder.save(unified, out / f"{t:03d}")
             records += _drift("emr", condu.unify(originals[:t], config["rescaler"]), originals)
     files.write_json(out / DRIFT, records)
 
@@ -120,6 +118,8 @@ def _answers(config: Mapping, inputs: Mapping[str, Path]) -> Iterator[tuple[int,
             mean = {key: torch.stack([delta[key] for delta in originals[:t]]).mean(0) for key in originals[0]}
             yield from ((t, i, mean) for i in range(t))
             continue
-        learned = inputs["learned"] / f"{t:03d}.safetensors" if method == "condu-ft" else None
-        unified = sessions.load(learned) if learned else condu.unify(originals[:t], config["rescaler"])
+        if method == "condu-ft":
+            unified = folder.load(inputs["learned"] / f"{t:03d}")
+        else:
+            unified = condu.unify(originals[:t], config["rescaler"])
         yield from ((t, i, condu.decouple(unified, i)) for i in range(t))

@@ -200,7 +200,7 @@ def collect(plans: Iterable[Plan]) -> pd.DataFrame:
     Columns besides the contract's: session, images (subset, full) and those of `plan`.
     """
     plans = list(plans)
-    store.build([step for each in plans for step in each.graded.values()], plans[0].profile.workers)
+    store.build([step for each in plans for step in each.graded.values()], plans[0].profile.compute)
     frames = [_rows(each, *where, step) for each in plans for where, step in each.graded.items()]
     return pd.concat(frames, ignore_index=True)
 

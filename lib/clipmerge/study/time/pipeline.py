@@ -88,6 +88,7 @@ def train(setting: Setting, task: int, start: Step | None) -> Step:
     )
     config = {
         "model": setting.model,
+        "compute": setting.profile.compute.numerics,
         "number": task,
         "recipe": asdict(recipe),
         "scale_min": time.scale_min,
@@ -112,7 +113,9 @@ def grade(setting: Setting, model: Step | Blend | None, images: str = "subset") 
     blend = model if isinstance(model, Blend) else Blend((model,))
     if len(blend.models) == 1:
         blend = Blend(blend.models)  # nothing is merged: the technique is no part of the key
-    return _step(steps.grade, setting, blend, images, {"sets": _sets(setting, images), "held_out": setting.held_out})
+    config = {"sets": _sets(setting, images), "held_out": setting.held_out}
+    config["compute"] = setting.profile.compute.numerics
+    return _step(steps.grade, setting, blend, images, config)
 
 
 def _sets(setting: Setting, images: str) -> list[dict]:

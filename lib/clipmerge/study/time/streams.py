@@ -79,7 +79,7 @@ def walk(every: Sequence[Pair], features: Float[Tensor, "n dim"]) -> list[Pair]:
 def texts(profile: Profile, every: Sequence[Pair]) -> Float[Tensor, "n dim"]:
     """Unit text features of the base, one per pair, from a cached step."""
     digests = {name: manifests.load(name).digest for name in profile.temporal.adaptation}
-    config = {"model": profile.model, "digests": digests}
+    config = {"model": profile.model, "compute": profile.compute.numerics, "digests": digests}
     label = f"time/{experts.label(profile.model)}/texts"
     step = Step(steps.read_texts, label, config, experts.base_inputs(profile.model))
     heads = files.load_tensors(store.get(step) / steps.TEXTS)
