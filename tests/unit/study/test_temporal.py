@@ -15,9 +15,9 @@ from clipmerge.study.time.loop import Strategy
 from clipmerge.study.time.stages import Setting
 
 SMOKE = profiles.load("smoke")
-TIME = replace(
-    SMOKE.temporal, adaptation=("digits", "solarcells", "landcover"), heldout=("vehicles",), steps=3, batch=6
-)
+RECIPE = replace(SMOKE.temporal.recipe, steps=1, batch=6)
+SETS = ("digits", "solarcells", "landcover")
+TIME = replace(SMOKE.temporal, adaptation=SETS, heldout=("vehicles",), tasks=3, recipe=RECIPE)
 TINY = replace(SMOKE, temporal=TIME, workers=1)
 STREAM = streams.make(TINY)
 SETTING = Setting(TINY, STREAM)

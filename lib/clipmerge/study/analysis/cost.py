@@ -25,7 +25,7 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
     base = experts.base_inputs(profile.model)
     shared = {"model": profile.model, "repeats": setting.repeats}
     tuned = sessions.numbered([experts.step(profile, task, seed) for task in order])
-    tune = shared | {"recipe": profiles.plain_recipe(profile), "steps": setting.steps, "tasks": tasks}
+    tune = shared | {"recipe": profiles.recipe(profile), "steps": setting.steps, "tasks": tasks}
     ask = shared | {"batches": setting.batches, "k": setting.k, "task": tasks[0]}
     merge = {"repeats": setting.repeats, "rescaler": profile.mtil.rescaler}
     session = {"session": triggers.last_session(profile, seed)}

@@ -5,6 +5,7 @@ that task's own classes. It is a bound for single models, not a continual learne
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,8 +22,8 @@ STATE = "state.safetensors"
 
 def chain(profile: Profile, tasks: Sequence[str], seed: int) -> list[Step]:
     """The parts of one training run; the last leaves the model's delta."""
-    recipe = profiles.plain_recipe(profile)
-    config = {"model": profile.model, "recipe": recipe | {"steps": recipe["steps"] * len(tasks)}}
+    recipe = profiles.recipe(profile)
+    config = {"model": profile.model, "recipe": replace(recipe, steps=recipe.steps * len(tasks))}
     config["tasks"] = [experts.task_config(profile, task) for task in sorted(tasks)]
     parts: list[Step] = []
     for part in range(1, PARTS + 1):

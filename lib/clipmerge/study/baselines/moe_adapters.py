@@ -86,7 +86,7 @@ def chain(profile: Profile, order: Sequence[str], seed: int) -> list[Step]:
     """One step a task: its router and whatever experts are still free are trained."""
     settings, links = profile.baselines, []
     for t, task in enumerate(order):
-        recipe = profiles.plain_recipe(profile, task)
+        recipe = profiles.recipe(profile, task)
         config = {"model": profile.model, "recipe": recipe, **experts.task_config(profile, task)}
         config["shape"] = [settings.moe_experts, settings.moe_rank, len(order)]
         inputs = experts.base_inputs(profile.model) | ({"start": links[-1]} if links else {})

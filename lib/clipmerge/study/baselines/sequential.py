@@ -174,7 +174,7 @@ def chain(profile: Profile, method: str, order: Sequence[str], seed: int, held_o
     options = {key: getattr(profile.baselines, key) for key in OPTIONS[method]}
     links: list[Step] = []
     for t, task in enumerate(order):
-        recipe = profiles.plain_recipe(profile, task)
+        recipe = profiles.recipe(profile, task)
         config = {"method": method, "model": profile.model, "recipe": recipe, "held_out": held_out}
         config |= {"options": options, **experts.task_config(profile, task)}
         inputs = experts.base_inputs(profile.model) | ({"start": links[-1]} if links else {})

@@ -5,6 +5,7 @@ All adaptation sets are cut into small tasks (`smalltasks`), each gets a short e
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
         experts.task_config(profile, small.dataset) | {"name": small.name, "classes": small.classes}
         for small in tasks(profile, seed)
     ]
-    recipe = profiles.plain_recipe(profile) | {"steps": setting.steps, "warmup": setting.warmup, "batch": setting.batch}
+    recipe = replace(profiles.recipe(profile), steps=setting.steps, warmup=setting.warmup, batch=setting.batch)
     label, base = experts.label(model), experts.base_inputs(model)
     chunks = {}
     for start in range(0, len(cards), setting.chunk):

@@ -1,11 +1,14 @@
-"""What a profile holds: one frozen dataclass for each section of its YAML file (`profiles` reads them).
+"""What a profile holds: one frozen dataclass for each section of its YAML file (`load` reads them).
 
-Every field is required and every number of an experiment is here, so the YAML files are the whole list of settings.
+Every field has to be said and every number of an experiment is here, so the YAML files are the whole list of settings.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from clipmerge.clip import adapt, finetune
+from clipmerge.errors import expect
 
 
 @dataclass(frozen=True)
@@ -18,20 +21,13 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Finetune:
-    """The recipe of one expert: AdamW, linear warm-up, cosine to zero, label smoothing, random resized crops."""
+class TaskRates:
+    """Learning rates of single tasks, by the way of tuning, where a task has another than all."""
 
-    steps: int
-    batch: int
-    lr: float
-    lr_by_task: Mapping[str, float] = field(hash=False)
-    warmup: int
-    label_smoothing: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    scale_min: float  # smallest area of a random crop, as a fraction of the image
-    classes: int | None  # that one step tells apart, at most (None: all of the task's)
+    finetune: Mapping[str, float] = field(hash=False)
+    lora: Mapping[str, float] = field(hash=False)
+    few_shot: Mapping[str, float] = field(hash=False)
+    few_shot_lora: Mapping[str, float] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -46,13 +42,12 @@ class Mtil:
 
 @dataclass(frozen=True)
 class Lora:
-    """LoRA on the MLP linears: rank, spread of the initial factors A and B, learning rates; the rest as `Finetune`."""
+    """LoRA on the MLP linears: rank, spread of the initial factors A and B, rate; the rest as `Profile.finetune`."""
 
     rank: int
     sd_a: float
     sd_b: float
     lr: float
-    lr_by_task: Mapping[str, float] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -62,9 +57,7 @@ class FewShot:
     shots: int
     steps: int
     lr: float
-    lr_by_task: Mapping[str, float] = field(hash=False)
     lora_lr: float
-    lora_lr_by_task: Mapping[str, float] = field(hash=False)
     session_seeds: tuple[int, ...]
     session_methods: tuple[str, ...]
     methods: tuple[str, ...]
@@ -72,14 +65,12 @@ class FewShot:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """The contrastive pretraining that notebook 02 runs."""
+    """What notebook 02 changes in the shipped weights' recipe (`pretrain.recipe`) to run it shortened."""
 
     steps: int
     batch: int
     lr: float
     warmup: int
-    weight_decay: float
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -144,21 +135,14 @@ class Costly:
 class Temporal:
     """TIME: streams of (dataset, class) pairs, one recipe for every task, replay, evaluation.
 
-    `steps` is the budget of a whole stream, split evenly over its tasks.
+    A stream of another number of tasks has the same `budget` and splits it evenly.
     """
 
     adaptation: tuple[str, ...]  # datasets the stream is made of
     heldout: tuple[str, ...]  # datasets that measure what is left of zero-shot ability
     tasks: int
-    steps: int
-    batch: int
-    lr: float
-    warmup: float  # share of a task's steps
-    floor: float  # of the learning rate, where the cosine ends
-    weight_decay: float
-    clip_norm: float
-    betas: tuple[float, ...]
-    scale_min: float  # as in `Finetune`
+    recipe: adapt.Recipe  # of one of these tasks
+    scale_min: float  # as in `finetune.Recipe`
     mixture: tuple[float, ...]  # pretraining, update, buffer
     ema_weight: float  # of the newcomer in a fold
     fold_start: Literal["base", "first"]
@@ -169,6 +153,11 @@ class Temporal:
     task_counts: tuple[int, ...]
     scale_seeds: tuple[int, ...]
     one_seed: Costly
+
+    @property
+    def budget(self) -> int:
+        """Optimiser steps of a whole stream."""
+        return self.tasks * self.recipe.steps
 
 
 @dataclass(frozen=True)
@@ -218,7 +207,8 @@ class Profile:
     device: Literal["auto", "cpu", "cuda", "mps"]
     autocast: Literal["none", "bf16"]
     data: Data
-    finetune: Finetune
+    finetune: finetune.Recipe
+    lr_by_task: TaskRates
     mtil: Mtil
     inference: Inference
     baselines: Baselines
@@ -230,3 +220,17 @@ class Profile:
     many: Many
     triggers: Triggers
     cost: Cost
+
+    def __post_init__(self) -> None:
+        """What types cannot say."""
+        tasks = set(self.data.tasks)
+        rules = {
+            "data.tasks": (len(tasks) == len(self.data.tasks) > 0, "at least one task and each once"),
+            "seeds": (len(self.seeds) > 0, "at least one seed"),
+            "workers": (self.workers > 0, "at least 1"),
+            "mtil.order": (sorted(self.mtil.order or tasks) == sorted(tasks), "nothing or a permutation of data.tasks"),
+            "mtil.k": (self.mtil.k >= 0, "at least 0"),
+        }
+        for way, rates in vars(self.lr_by_task).items():
+            rules[f"lr_by_task.{way}"] = (tasks.issuperset(rates), "only tasks of data.tasks")
+        expect(self, rules)

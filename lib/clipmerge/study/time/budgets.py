@@ -98,7 +98,7 @@ def rows(profile: Profile, names: list[str]) -> pd.DataFrame:
     frames = []
     for name in names:
         nano = name in models.NANO
-        batch, steps = (profile.temporal.batch, profile.temporal.steps) if nano else (512, 28_400)
+        batch, steps = (profile.temporal.recipe.batch, profile.temporal.budget) if nano else (512, 28_400)
         for scheme, values in table(name, batch, steps, captions(name) if nano else None).items():
             for metric, value in values.items():
                 fixed = {"method": scheme, "metric": metric, "seed": None, "model": name, "batch": batch}
