@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_a_second_run_computes_nothing(rows, tiny):
 def test_one_learning_rate_recomputes_its_expert_and_what_follows(rows, tiny):
     profile = profiles.load(tiny)
     rates = {"icons": 5.0e-4}
-    changed = profiles.replace(profile, finetune=profiles.replace(profile.finetune, lr_by_task=rates))
+    changed = replace(profile, lr_by_task=replace(profile.lr_by_task, finetune=rates))
     fresh = [task for task in ORDER if not store.cached(experts.step(changed, task, 0))]
     assert fresh == ["icons"]
     assert [store.cached(step) for step in protocol.plan(changed, "condu-ft", 0)] == [True, False, False]

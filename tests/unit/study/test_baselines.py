@@ -13,6 +13,7 @@ from torch import nn
 
 from clipmerge import files
 from clipmerge.clip import models
+from clipmerge.clip.device import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
 from clipmerge.study.baselines import ddas, icarl, losses, mixture, rail, sequential, wise_ft
@@ -22,7 +23,7 @@ from clipmerge.study.condu import contract, features, orders, protocol
 SMOKE = profiles.load("smoke")
 LAPTOP = profiles.load("laptop")
 TASKS = ("digits", "solarcells", "landcover")  # few classes each: their heads cost little
-TINY = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
+TINY = replace(SMOKE, compute=Compute(), data=replace(SMOKE.data, tasks=TASKS))
 
 
 def test_distillation_by_hand():

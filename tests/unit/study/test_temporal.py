@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clipmerge.clip import models
+from clipmerge.clip.device import Compute
 from clipmerge.errors import BadInput
 from clipmerge.merge import apply_delta, recency, techniques
 from clipmerge.study import experts, profiles
@@ -15,10 +16,10 @@ from clipmerge.study.time.loop import Strategy
 from clipmerge.study.time.pipeline import Setting
 
 SMOKE = profiles.load("smoke")
-TIME = replace(
-    SMOKE.temporal, adaptation=("digits", "solarcells", "landcover"), heldout=("vehicles",), steps=3, batch=6
-)
-TINY = replace(SMOKE, temporal=TIME, workers=1)
+RECIPE = replace(SMOKE.temporal.recipe, steps=1, batch=6)
+SETS = ("digits", "solarcells", "landcover")
+TIME = replace(SMOKE.temporal, adaptation=SETS, heldout=("vehicles",), tasks=3, recipe=RECIPE)
+TINY = replace(SMOKE, temporal=TIME, compute=Compute())
 STREAM = streams.make(TINY)
 SETTING = Setting(TINY, STREAM)
 

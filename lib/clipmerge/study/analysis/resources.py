@@ -28,7 +28,7 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
     base = experts.base_inputs(profile.model)
     shared = experts.config(profile, profiles.order(profile)) | {"repeats": setting.repeats}
     tasks = shared.pop("tasks")
-    tune = shared | {"recipe": profiles.plain_recipe(profile), "steps": setting.steps, "tasks": tasks}
+    tune = shared | {"recipe": profiles.recipe(profile), "steps": setting.steps, "tasks": tasks}
     merge = {"repeats": setting.repeats, "rescaler": profile.mtil.rescaler}
     answer = shared | {"batches": setting.batches, "k": setting.k, "task": tasks[0]}
     session = {"session": protocol.kept(profile, "condu-ft", seed)[-1]}

@@ -7,7 +7,7 @@ cut({"digits": 10, "flags": 250}, count=6, smallest=4, seed=0)   # digits-1 … 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -82,7 +82,7 @@ def plan(profile: Profile, seed: int) -> dict[str, Step]:
         experts.task_config(profile, small.dataset) | {"name": small.name, "classes": small.classes}
         for small in tasks(profile, seed)
     ]
-    recipe = profiles.plain_recipe(profile) | {"steps": setting.steps, "warmup": setting.warmup, "batch": setting.batch}
+    recipe = replace(profiles.recipe(profile), steps=setting.steps, warmup=setting.warmup, batch=setting.batch)
     base = experts.base_inputs(setting.model)
     fixed = {"model": setting.model, "compute": profile.compute.numerics}
     chunks = {}

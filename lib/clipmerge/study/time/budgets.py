@@ -94,7 +94,7 @@ def rows(profile: Profile, names: list[str]) -> pd.DataFrame:
     for name in names:
         batch, steps, tokens = 512, 28_400, None
         if name in models.NANO:
-            batch, steps, tokens = profile.temporal.batch, profile.temporal.steps, captions(name)
+            batch, steps, tokens = profile.temporal.recipe.batch, profile.temporal.budget, captions(name)
         for scheme, values in table(name, batch, steps, tokens).items():
             columns = {"method": scheme, "task": "all", "seed": None, "n": None, "source": "ours"}
             records = [columns | {"metric": metric, "value": value} for metric, value in values.items()]

@@ -5,10 +5,10 @@ kept. Keys hold only what a step depends on: one expert serves every strategy th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clipmerge import files
-from clipmerge.clip import adapt, manifests, pool, replay
+from clipmerge.clip import manifests, pool, replay
 from clipmerge.errors import BadInput
 from clipmerge.merge import techniques
 from clipmerge.merge.registry import Number
@@ -45,7 +45,7 @@ class Setting:
     @property
     def steps(self) -> int:
         """Optimiser steps of one task: the budget is split evenly over the tasks, at least one each."""
-        return max(1, round(self.profile.temporal.steps * self.compute / len(self.stream.chunks)))
+        return max(1, round(self.profile.temporal.budget * self.compute / len(self.stream.chunks)))
 
     @property
     def label(self) -> str:
@@ -81,16 +81,13 @@ def train(setting: Setting, task: int, start: Step | None) -> Step:
     update = streams.by_dataset(chunks[task])
     past = [pair for chunk in chunks[:task] for pair in chunk]
     time = setting.profile.temporal
-    sizes = replay.counts(time.batch, setting.mixture, has_past=bool(past))
+    sizes = replay.counts(time.recipe.batch, setting.mixture, has_past=bool(past))
     buffer = streams.by_dataset(past) if sizes[2] else {}
-    recipe = adapt.Recipe(
-        setting.steps, time.batch, time.lr, time.warmup, time.floor, time.weight_decay, time.clip_norm, *time.betas
-    )
     config = {
         "model": setting.model,
         "compute": setting.profile.compute.numerics,
         "number": task,
-        "recipe": asdict(recipe),
+        "recipe": replace(time.recipe, steps=setting.steps),
         "scale_min": time.scale_min,
         "sizes": sizes,
         "pool": files.digest(pool.recipe()) if sizes[0] else None,
