@@ -18,7 +18,7 @@ settings.load_profile("patient")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-os.environ.update({"CLIPMERGE_PROFILE": "smoke", "CLIPMERGE_QUIET": "1", "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"})
+os.environ.update({"CLIPMERGE_PROFILE": "smoke", "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"})
 os.environ["PYTHONHASHSEED"] = "0"
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
 

@@ -18,7 +18,6 @@ import psutil
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
-from clipmerge.book.progress import QUIET
 from clipmerge.study.cache import ledger
 
 LEDGER = "steps.json"
@@ -102,7 +101,7 @@ def _surroundings() -> Iterator[Path]:
     """Quiet, one thread, and a folder for ledger and sockets, which is short: names of sockets may not be long."""
     before = dict(os.environ)
     runtime = tempfile.mkdtemp(prefix="clipmerge-")
-    os.environ.update({QUIET: "1", "JUPYTER_RUNTIME_DIR": runtime, ledger.FILE: str(Path(runtime, LEDGER))})
+    os.environ.update({"JUPYTER_RUNTIME_DIR": runtime, ledger.FILE: str(Path(runtime, LEDGER))})
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         yield Path(runtime)

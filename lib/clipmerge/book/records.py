@@ -16,7 +16,7 @@ import pandas as pd
 
 from clipmerge import files
 from clipmerge.book import notebooks
-from clipmerge.book.setup import Run
+from clipmerge.book.run_record import Run
 from clipmerge.errors import BadInput
 from clipmerge.study import results
 
