@@ -40,9 +40,7 @@ def measure(operation: str, implementation: str, count: int, place: Path) -> dic
         return {"seconds": round(time.perf_counter() - start, 6), "peak_mb": round(peak_mb(), 1)}
 
 
-def perform(
-    operation: str, implementation: str, base: Path, experts: Sequence[Path], earlier: Path, out: Path
-) -> None:
+def perform(operation: str, implementation: str, base: Path, experts: Sequence[Path], earlier: Path, out: Path) -> None:
     """The operation itself: reads `base` and `experts` (``extend``: the last one, and the folder `earlier`)."""
     if implementation == "floor":
         read([base, *experts])

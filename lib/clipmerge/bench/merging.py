@@ -22,8 +22,8 @@ from matplotlib.ticker import LogLocator
 
 from clipmerge import files, paths
 from clipmerge.book import figures
-from clipmerge.book.setup import setup
 from clipmerge.book.figures import BLACK, BLUE, RED, WIDTH
+from clipmerge.book.setup import setup
 from clipmerge.errors import BadInput
 
 OPERATIONS = ("unify", "extend", "ties", "average")

@@ -1,4 +1,4 @@
-"""The committed notebooks: strict parameters, what they declare, a normal form, navigation and cost box, hygiene.
+"""The committed notebooks: strict parameters, what they declare, a normal form, navigation and cost box.
 
 Metadata a notebook carries: ``clipmerge.outputs``, the ids of the figures and tables it makes, and optionally
 ``clipmerge.manifests``, patterns of the files below ``data_manifests/`` it depends on (default: all). Two tags mark
@@ -23,7 +23,6 @@ from clipmerge.book import costs
 from clipmerge.errors import BadInput
 
 PARAMETERS = {"profile": str, "seed": int, "out": str}
-CHECKED = "nbval-check-output"
 ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
