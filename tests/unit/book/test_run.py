@@ -141,6 +141,16 @@ def test_a_failure_names_the_cell_and_does_not_stop_the_others(toy, capsys):
     assert left("10*") == ["10_bad.ipynb", "10_bad.json"]
 
 
+def test_what_an_earlier_run_made_does_not_count(toy, capsys):
+    write(toy.folder, "10_toy", MAKE, outputs=["toy_table"])
+    assert toy() == 0
+    for path in toy.figures.iterdir():  # made just now, however long starting another kernel takes
+        os.utime(path)
+    write(toy.folder, "10_toy", "x = 1", outputs=["toy_table"])
+    assert toy() == 1
+    assert "10_toy: FAILED: it ran, but did not make toy_table" in capsys.readouterr().err
+
+
 def test_a_dead_kernel_is_a_failure(toy, capsys):
     write(toy.folder, "10_dies", "import os\nos._exit(9)")
     assert toy() == 1
