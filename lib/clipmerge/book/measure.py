@@ -37,7 +37,7 @@ def measure(operation: str, implementation: str, count: int, place: Path) -> dic
         start = time.perf_counter()
         run()
         settle(out)
-        return {"seconds": round(time.perf_counter() - start, 3), "peak_mb": round(peak_mb(), 1)}
+        return {"seconds": round(time.perf_counter() - start, 6), "peak_mb": round(peak_mb(), 1)}
 
 
 def _operation(

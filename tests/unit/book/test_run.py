@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import nbformat
 import nbformat.v4 as v4
@@ -199,12 +198,14 @@ def test_an_idle_kernel_is_asked_to_end_and_never_interrupted(toy, monkeypatch):
     assert signal.SIGINT not in sent
 
 
+# It would end long after the test, and what shows that it is in the middle of it appears whole or not at all.
 LONG = """
 import os, subprocess, sys, time
-worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-with open({started!r}, "w") as file:
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+with open({started!r} + ".partial", "w") as file:
     file.write(f"{{os.getpid()}} {{worker.pid}}")
-time.sleep(60)
+os.rename(file.name, {started!r})
+time.sleep(600)
 """
 
 
@@ -222,17 +223,11 @@ def start(toy, *arguments):
     return subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def wait_for(*paths):
-    deadline = time.monotonic() + 120
-    while not all(path.exists() for path in paths) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
 MEET = """
 import time
 from pathlib import Path
 Path({mine!r}).touch()
-deadline = time.monotonic() + 60
+deadline = time.monotonic() + 200
 while not Path({other!r}).exists():
     assert time.monotonic() < deadline, "alone"
     time.sleep(0.05)
@@ -262,36 +257,33 @@ def test_lanes():
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_the_end_of_the_runner_is_the_end_of_both_lanes(toy, tmp_path, number):
+def test_the_end_of_the_runner_is_the_end_of_both_lanes(toy, tmp_path, until, number):
     started = [tmp_path / "first", tmp_path / "second"]
     write(toy.folder, "10_long", LONG.format(started=str(started[0])))
     write(toy.folder, "20_long", LONG.format(started=str(started[1])))
     process = start(toy)
-    wait_for(*started)
+    until(lambda: all(path.exists() for path in started))
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
     assert said.count("interrupted") == (number == signal.SIGINT)
     pids = [int(pid) for path in started for pid in path.read_text().split()]
-    deadline = time.monotonic() + 60
-    while any(map(runs, pids)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not [pid for pid in pids if runs(pid)]
+    until(lambda: not any(map(runs, pids)))
     assert left() == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_nothing_half_written(toy, tmp_path, number):
+def test_an_interrupt_leaves_nothing_half_written(toy, tmp_path, until, number):
     started = tmp_path / "started"
     write(toy.folder, "10_long", LONG.format(started=str(started)))
     process = start(toy)
-    wait_for(started)
+    until(started.exists)
     process.send_signal(number)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "interrupted: what was finished is kept" in said
     assert left() == []
-    assert not [pid for pid in map(int, started.read_text().split()) if runs(pid)]
+    until(lambda: not any(map(runs, map(int, started.read_text().split()))))
 
 
 def test_nothing_to_do_needs_no_torch():
