@@ -87,7 +87,7 @@ def reason(job: Job, parts: dict[str, str]) -> str:
     names = keys.changed(record["parts"], parts)
     if names:
         return "changed: " + ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    missing = [id for id in notebooks.outputs(job.nb) if not _made(job, id, since=0.0)]
+    missing = [id for id, date in _made(job).items() if date is None]
     return f"missing: {', '.join(missing)}" if missing else ""
 
 
@@ -100,7 +100,7 @@ def execute(job: Job, parts: dict[str, str]) -> dict:
     for stale in (job.file(".json"), failed):
         stale.unlink(missing_ok=True)
     parameters = {"profile": job.argument, "seed": job.seed, "out": job.out}
-    started, clock = time.time(), time.perf_counter()
+    before, clock = _made(job), time.perf_counter()
     try:
         spent = kernels.execute(job.path, partial, parameters)
     except KeyboardInterrupt:
@@ -112,7 +112,7 @@ def execute(job: Job, parts: dict[str, str]) -> dict:
         where = _last_cell(partial)
         os.replace(partial, failed)
         raise Failed(f"{where} raised {_short(error)} (everything is in {failed})") from error
-    missing = [id for id in notebooks.outputs(job.nb) if not _made(job, id, since=started)]
+    missing = [id for id, date in _made(job).items() if date in (None, before[id])]
     if missing:
         os.replace(partial, failed)
         raise Failed(f"it ran, but did not make {', '.join(missing)}, which its metadata declares")
@@ -205,10 +205,17 @@ def _record(job: Job) -> dict:
         return {}
 
 
-def _made(job: Job, id: str, since: float) -> bool:
-    """Whether figure or table `id` is there and its json, which `records.save` always touches, is new enough."""
-    csv, record = (job.figures() / f"{id}.{kind}" for kind in ("csv", "json"))
-    return csv.exists() and record.exists() and record.stat().st_mtime >= since - 1  # coarse clocks of file systems
+def _made(job: Job) -> dict[str, int | None]:
+    """When (ns) each figure or table it declares was last made: the date of its json, which `records.save` always
+    touches; None where something is missing.
+
+    Dates are compared with dates only: files may be on a machine whose clock is not ours.
+    """
+    dates = {}
+    for id in notebooks.outputs(job.nb):
+        csv, record = (job.figures() / f"{id}.{kind}" for kind in ("csv", "json"))
+        dates[id] = record.stat().st_mtime_ns if csv.exists() and record.exists() else None
+    return dates
 
 
 def _last_cell(partial: Path) -> str:
