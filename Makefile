@@ -46,7 +46,7 @@ pretrain: data ## pretrain the shipped base models again (hours; resumes where i
 	$(PY) -m clipmerge.clip.pretrain
 
 bench: setup ## time and memory of merging against the number of experts
-	$(PY) -m clipmerge.book.bench
+	$(PY) -m clipmerge.bench
 
 refresh: figures ## run at the laptop profile and store the outputs in notebooks/
 	$(PY) -m clipmerge.book.notebooks refresh

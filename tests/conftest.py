@@ -6,6 +6,8 @@ pip, the only thing here that ever downloads, is told to use no index.
 
 import os
 import signal
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -18,9 +20,20 @@ settings.load_profile("patient")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-os.environ.update({"CLIPMERGE_PROFILE": "smoke", "CLIPMERGE_QUIET": "1", "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"})
+os.environ.update({"CLIPMERGE_PROFILE": "smoke", "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"})
 os.environ["PYTHONHASHSEED"] = "0"
 os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], None]:
+    """Wait for what another process does, however long that takes: only the limit of the whole test ends it."""
+
+    def wait(happened: Callable[[], bool]) -> None:
+        while not happened():
+            time.sleep(0.02)
+
+    return wait
 
 
 class NotebookRules:

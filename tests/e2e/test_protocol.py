@@ -4,16 +4,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from clipmerge import paths
 from clipmerge.clip import datasets
-from clipmerge.study import experts, profiles, results
+from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
 from clipmerge.study.condu import protocol
 
@@ -26,7 +26,7 @@ def tiny(tmp_path_factory):
     tree = yaml.safe_load((profiles.FOLDER / "smoke.yaml").read_text(encoding="utf8"))
     tree["data"] = {"per_class_train": 3, "per_class_test": 2, "tasks": list(ORDER)}
     tree["finetune"] |= {"steps": 3, "batch": 8, "lr": 1.0e-3, "warmup": 1}
-    tree["workers"] = 1
+    tree["compute"] = {"workers": 1}
     path = tmp_path_factory.mktemp("profile") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf8")
     return path
@@ -87,26 +87,31 @@ def test_one_learning_rate_recomputes_its_expert_and_what_follows(rows, tiny):
     assert "config.recipe.lr 0.001 → 0.0005" in store.why(experts.step(changed, "icons", 0))
 
 
+CUT = """
+import os, signal, sys
+from clipmerge.study import mtil, profiles
+whole, renamed = os.rename, []
+def rename(*paths):
+    if len(renamed) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    renamed.append(paths)
+    whole(*paths)
+os.rename = rename
+mtil.run(profiles.load(sys.argv[1])).to_csv(sys.argv[2], index=False)
+"""
+
+
 def test_a_power_cut_changes_no_number(rows, tiny, home, tmp_path):
     other = tmp_path / "home"
     other.mkdir()
     (other / "datasets").symlink_to(home / "datasets")
-    code = (
-        "import sys; from clipmerge.study import mtil, profiles, results;"
-        "results.append(sys.argv[2], protocol.run(profiles.load(sys.argv[1])))"
-    )
-    command = [sys.executable, "-W", "error", "-c", code, str(tiny), str(tmp_path / "rows.jsonl")]
+    command = [sys.executable, "-W", "error", "-c", CUT, str(tiny), str(tmp_path / "rows.csv")]
     environment = {**os.environ, "CLIPMERGE_HOME": str(other)}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while len(list(other.glob("steps/**/DONE.json"))) < 3:  # in the middle of it
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "rows.jsonl").exists()
-    subprocess.run(command, env=environment, check=True)
-    found = results.read(tmp_path / "rows.jsonl")
+    cut = subprocess.run([*command, "3"], env=environment, check=False)  # the fourth step is there, but has no name yet
+    assert cut.returncode == -signal.SIGKILL
+    assert len(list(other.glob("steps/**/[!.]*/DONE.json"))) == 3 and not (tmp_path / "rows.csv").exists()
+    subprocess.run([*command, "-1"], env=environment, check=True)
+    found = pd.read_csv(tmp_path / "rows.csv", converters={"value": float})
     keys = ["method", "task", "metric", "session"]
     both = rows.merge(found, on=keys, suffixes=("", "_after"), how="outer", indicator=True)
     assert (both._merge == "both").all() and (both.value == both.value_after).all()

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from clipmerge import paths
-from clipmerge.book import hygiene, notebooks
+from clipmerge.book import notebooks
+
+from . import hygiene
 
 
 @pytest.mark.parametrize("check", hygiene.CHECKS, ids=lambda check: check.__name__)

@@ -10,12 +10,14 @@ import pytest
 from clipmerge import paths
 from clipmerge.book import notebooks
 
+from .hygiene import CHECKED
+
 CODE = "import sys\nprint('noise', file=sys.stderr)\nprint(6 * 7)"
 
 
 def store(path, text):
     output = v4.new_output("stream", name="stdout", text=text)
-    cell = v4.new_code_cell(CODE, metadata={"tags": [notebooks.CHECKED]}, execution_count=1, outputs=[output])
+    cell = v4.new_code_cell(CODE, metadata={"tags": [CHECKED]}, execution_count=1, outputs=[output])
     nbformat.write(notebooks.normalise(v4.new_notebook(cells=[cell])), path)
 
 

@@ -1,7 +1,6 @@
 """The house: rooms and families import one way, without circles; what is asked of every file."""
 
 import ast
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -21,12 +20,14 @@ def every() -> list[str]:
     return sorted(".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in names)
 
 
-def imported(name: str) -> Iterator[str]:
-    """The modules of the library that one imports when it is loaded."""
+def imported(name: str) -> set[str]:
+    """The modules of the library that one imports, on loading or inside a function; not the packages it lies in."""
     known = set(every())
-    for target in syntax.module(name).imported:
-        if target in known and target != name and not name.startswith(f"{target}."):
-            yield target
+    module = syntax.module(name)
+    inside = (path for definition in module.definitions.values() for path in definition.imports.values())
+    places = (path if ".".join(path) in known else path[:-1] for path in inside)  # a module, or a name in one
+    found = {*module.imported, *map(".".join, places)} & known
+    return {target for target in found if not f"{name}.".startswith(f"{target}.")}
 
 
 def room(name: str) -> str:
@@ -42,7 +43,7 @@ def test_rooms_import_one_way(name):
 
 
 def test_modules_import_without_circles():
-    graph = {name: set(imported(name)) for name in every()}
+    graph = {name: imported(name) for name in every()}
     assert len([*TopologicalSorter(graph).static_order()]) == len(graph)  # raises CycleError otherwise
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from clipmerge.book import records
-from clipmerge.book.setup import Run
+from clipmerge.book.run_record import Run
 from clipmerge.errors import BadInput
 
 BLACK, ORANGE, SKY, GREEN, GREY, BLUE, RED, PINK = PALETTE = (

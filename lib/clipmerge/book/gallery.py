@@ -36,15 +36,17 @@ def samples(name: str, count: int, closed: bool = False) -> UInt8[Tensor, "n 32 
     With `closed` any test image may be drawn: for your eyes, not for a committed picture.
     """
     dataset = datasets.load(name)
-    index = torch.arange(len(dataset.test_labels)) if closed else showable(name)
-    labels, classes = dataset.test_labels[index], len(dataset.classes)
+    allowed = torch.arange(len(dataset.test_labels)) if closed else showable(name)
+    labels = dataset.test_labels[allowed]
+    classes = len(dataset.classes)
+    rounds = count // classes + 1
     chosen = []
-    for k in range(count if len(index) else 0):
-        # more classes than tiles: every so manieth class once; fewer: all of them, again and again
-        label, turn = (k * classes // count, 0) if classes >= count else (k % classes, k // classes)
-        members = index[labels == label]
-        chosen.append(members[turn * len(members) // (count // classes + 1)])
-    return dataset.test_images[torch.stack(chosen)] if chosen else dataset.test_images[:0]
+    for k in range(count if len(allowed) else 0):
+        # more classes than tiles: classes spread evenly, each once; fewer: all of them, again and again
+        label = k * classes // count if classes >= count else k % classes
+        members = allowed[labels == label]
+        chosen.append(members[k // classes * len(members) // rounds])
+    return dataset.test_images[torch.tensor(chosen, dtype=torch.int64)]
 
 
 def sheet(images: UInt8[Tensor, "n side side 3"], columns: int, gap: int = 2) -> UInt8[Tensor, "h w 3"]:

@@ -1,4 +1,4 @@
-"""The committed notebooks: strict parameters, what they declare, a normal form, navigation and cost box, hygiene.
+"""The committed notebooks: strict parameters, what they declare, a normal form, navigation and cost box.
 
 Metadata a notebook carries: ``clipmerge.outputs``, the ids of the figures and tables it makes, and optionally
 ``clipmerge.manifests``, patterns of the files below ``data_manifests/`` it depends on (default: all). Two tags mark
@@ -23,7 +23,6 @@ from clipmerge.book import costs
 from clipmerge.errors import BadInput
 
 PARAMETERS = {"profile": str, "seed": int, "out": str}
-CHECKED = "nbval-check-output"
 ADDRESS = re.compile(r" at 0x[0-9a-f]{6,}")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -39,6 +38,14 @@ def read(path: Path) -> NotebookNode:
         return nbformat.read(path, as_version=4)
     except (ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:
         raise BadInput(f"{path}: expected a notebook, found a damaged file ({str(error).splitlines()[0]})") from None
+
+
+def record(path: Path) -> dict:
+    """What a json file says of a run or a figure; nothing if there is no such file, or a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def tags(cell: Mapping) -> list[str]:
@@ -164,18 +171,15 @@ def refresh(profile: str = "laptop") -> list[str]:
 
     A notebook whose code differs from the executed one is refused: its stored outputs would not be its own.
     """
-    siblings, changed, records = every(), [], {}
+    siblings = every()
+    changed = []
+    records = {}
     for path in siblings:
         executed = paths.cache("executed", profile, path.name)
-        record = paths.cache("executed", profile, f"{path.stem}.json")
-        if not executed.exists() or not record.exists():
+        records[path.stem] = record(executed.with_suffix(".json"))
+        if not executed.exists() or not records[path.stem]:
             raise BadInput(f"{path.name}: expected an executed copy, found none: run `make figures` first")
-        records[path.stem] = json.loads(record.read_text(encoding="utf8"))
-        nb, source = normalise(read(executed)), read(path)
-        if [cell.source for cell in code_cells(nb)] != [cell.source for cell in code_cells(source)]:
-            raise BadInput(f"{path.name}: expected the code that was executed, found other code: run `make figures`")
-        run = {cell.id: cell for cell in code_cells(nb)}
-        nb.cells = [run.get(cell.get("id"), cell) for cell in normalise(source).cells]  # prose as it is now
+        nb = _with_outputs(path, read(executed))
         for cell in nb.cells:
             if "navigation" in tags(cell):
                 cell.source = navigation(path, siblings)
@@ -189,6 +193,17 @@ def refresh(profile: str = "laptop") -> list[str]:
     if records and readme.exists():
         files.write_text(readme, between(readme.read_text(encoding="utf8"), "cost", costs.table(records)))
     return changed
+
+
+def _with_outputs(path: Path, executed: NotebookNode) -> NotebookNode:
+    """A committed notebook in normal form, its prose as it is now, its code cells as they were executed."""
+    nb = normalise(read(path))
+    run = normalise(executed)
+    if [cell.source for cell in code_cells(nb)] != [cell.source for cell in code_cells(run)]:
+        raise BadInput(f"{path.name}: expected the code that was executed, found other code: run `make figures`")
+    by_id = {cell.id: cell for cell in code_cells(run)}
+    run.cells = [by_id.get(cell.id, cell) for cell in nb.cells]
+    return run
 
 
 if __name__ == "__main__":

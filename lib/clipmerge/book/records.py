@@ -6,7 +6,6 @@ run to run, so they are those of the run that first wrote this content; a rerun 
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 
 from clipmerge import files
 from clipmerge.book import notebooks
-from clipmerge.book.setup import Run
+from clipmerge.book.run_record import Run
 from clipmerge.errors import BadInput
 from clipmerge.study import results
 
@@ -71,7 +70,7 @@ def save(id: str, rows: pd.DataFrame, run: Run, note: str, others: Mapping[str, 
         **run.cost(),
     }
     path = run.out / f"{id}.json"
-    if _unmeasured(_read(path)) != _unmeasured(record):
+    if _unmeasured(notebooks.record(path)) != _unmeasured(record):
         files.write_json(path, record)
     path.touch()  # the runner sees by the date that this run did make it
     index(run.out)
@@ -84,13 +83,6 @@ def _write(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-
-
 def _unmeasured(record: Mapping) -> dict:
     return {key: value for key, value in record.items() if key not in MEASURED}
 
@@ -98,7 +90,7 @@ def _unmeasured(record: Mapping) -> dict:
 def index(folder: Path) -> None:
     """Write ``INDEX.md``, the gallery of a folder: every artefact with picture or table, caption and notebook."""
     parts = [f"# Figures and tables: {folder.name} profile\n"]
-    artefacts = [(path.stem, _read(path)) for path in folder.glob("*.json")]
+    artefacts = [(path.stem, notebooks.record(path)) for path in folder.glob("*.json")]
     for id, record in sorted(artefacts, key=lambda artefact: (artefact[1].get("notebook", ""), artefact[0])):
         if record.get("id") != id:
             continue  # some other json file

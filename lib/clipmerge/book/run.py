@@ -11,7 +11,6 @@ Exit codes: 0 all well, 1 a notebook failed, 2 bad input, 130 interrupted.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -20,16 +19,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import psutil
 
 from clipmerge import files, paths
 from clipmerge.book import keys, lanes, notebooks
+from clipmerge.book.setup import OVERRIDE
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles
 
-OVERRIDE = "CLIPMERGE_PROFILE"  # as in `setup`, so that the two never disagree
+if TYPE_CHECKING:
+    from clipmerge.book import kernels
 
 
 class Failed(Exception):
@@ -79,30 +81,32 @@ def plan(profile: str, seed: int, out: str, only: Sequence[str], folder: Path | 
     return jobs
 
 
-def reason(job: Job, parts: dict[str, str]) -> str:
+def reason(job: Job) -> str:
     """Why a notebook must run; empty if it need not."""
-    record = _record(job)
+    record = notebooks.record(job.file(".json"))
     if not record or not job.file(".ipynb").exists():
         return "no finished run yet"
-    names = keys.changed(record["parts"], parts)
+    names = keys.changed(record["parts"], job.parts)
     if names:
         return "changed: " + ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    missing = [id for id in notebooks.outputs(job.nb) if not _made(job, id, since=0.0)]
+    missing = [id for id, date in _made(job).items() if date is None]
     return f"missing: {', '.join(missing)}" if missing else ""
 
 
-def execute(job: Job, parts: dict[str, str]) -> dict:
+def execute(job: Job) -> dict:
     """Run one notebook and return its record, written last; raises `Failed` naming the cell."""
     from clipmerge.book import kernels  # slow to import, and not needed when nothing has changed
 
-    partial, failed = job.file(".partial.ipynb"), job.file(".failed.ipynb")
+    partial = job.file(".partial.ipynb")
+    failed = job.file(".failed.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
     for stale in (job.file(".json"), failed):
         stale.unlink(missing_ok=True)
-    parameters = {"profile": job.argument, "seed": job.seed, "out": job.out}
-    started, clock = time.time(), time.perf_counter()
+    parts = job.parts  # as they are before it runs
+    before = _made(job)
+    start = time.perf_counter()
     try:
-        spent = kernels.execute(job.path, partial, parameters)
+        spent = kernels.execute(job.path, partial, {"profile": job.argument, "seed": job.seed, "out": job.out})
     except KeyboardInterrupt:
         partial.unlink(missing_ok=True)
         raise
@@ -112,37 +116,48 @@ def execute(job: Job, parts: dict[str, str]) -> dict:
         where = _last_cell(partial)
         os.replace(partial, failed)
         raise Failed(f"{where} raised {_short(error)} (everything is in {failed})") from error
-    missing = [id for id in notebooks.outputs(job.nb) if not _made(job, id, since=started)]
+    missing = [id for id, date in _made(job).items() if date in (None, before[id])]
     if missing:
         os.replace(partial, failed)
         raise Failed(f"it ran, but did not make {', '.join(missing)}, which its metadata declares")
     os.replace(partial, job.file(".ipynb"))
-    seconds = time.perf_counter() - clock
-    cost = {"minutes": round(seconds / 60, 2), "own_seconds": round(min(seconds - spent.waited, spent.computed), 2)}
-    memory = {"peak_mb": round(spent.peak_mb), "notebook_mb": round(spent.notebook_mb)}
-    place = {"machine": f"{psutil.cpu_count()} cores, {job.profile.device}", "workers": job.profile.workers}
-    record = {"parts": parts, "profile": job.profile.name, **place, **cost, **memory, "steps": spent.steps}
+    record = {"parts": parts, **_cost(job, spent, time.perf_counter() - start)}
     files.write_json(job.file(".json"), record)
     return record
+
+
+def _cost(job: Job, spent: "kernels.Spent", seconds: float) -> dict:
+    """What a run of so many `seconds` took, and where: what `costs` needs to tell what it takes from an empty cache."""
+    return {
+        "profile": job.profile.name,
+        "machine": f"{psutil.cpu_count()} cores, {job.profile.compute.device}",
+        "workers": job.profile.compute.workers,
+        "minutes": round(seconds / 60, 2),
+        "own_seconds": round(min(seconds - spent.waited, spent.computed), 2),
+        "peak_mb": round(spent.peak_mb),
+        "notebook_mb": round(spent.notebook_mb),
+        "steps": spent.steps,
+    }
 
 
 def run(jobs: list[Job], force: bool = False) -> int:
     """Run what needs to be run, one line a notebook; a failure does not stop the others. Returns how many failed."""
     failures = 0
     for job in jobs:
-        why = "asked to" if force else reason(job, job.parts)
+        name = job.path.stem
+        why = "asked to" if force else reason(job)
         if not why:
             made = len(notebooks.outputs(job.nb))
-            print(f"{job.path.stem}: up to date (nothing it depends on has changed; {made} outputs there)", flush=True)
+            print(f"{name}: up to date (nothing it depends on has changed; {made} outputs there)", flush=True)
             continue
-        print(f"{job.path.stem}: running ({why})", flush=True)
+        print(f"{name}: running ({why})", flush=True)
         try:
-            record = execute(job, job.parts)
+            record = execute(job)
         except Failed as error:
             failures += 1
-            print(f"{job.path.stem}: FAILED: {error}", file=sys.stderr, flush=True)
+            print(f"{name}: FAILED: {error}", file=sys.stderr, flush=True)
         else:
-            print(f"{job.path.stem}: {record['minutes']:.1f} min, {record['peak_mb']:,} MB at peak", flush=True)
+            print(f"{name}: {record['minutes']:.1f} min, {record['peak_mb']:,} MB at peak", flush=True)
     return failures
 
 
@@ -154,7 +169,7 @@ def side_by_side(jobs: list[Job], args: argparse.Namespace) -> int:
     same = ["--profile", args.profile, "--seed", str(args.seed), "--out", args.out]
     same += ["--notebooks", str(args.notebooks)] if args.notebooks else []
     beside = lanes.split(names)
-    code = lanes.run(beside, [*same, "--force"] if args.force else same, jobs[0].profile.workers)
+    code = lanes.run(beside, [*same, "--force"] if args.force else same, jobs[0].profile.compute.workers)
     records.index(jobs[0].figures())  # each lane wrote the gallery as it saw it
     rest = [job for job in jobs if job.path.stem not in sum(beside, [])]
     return max(code, 1 if run(rest, args.force) else 0)
@@ -195,20 +210,20 @@ def _interrupt(*_: object) -> None:
 
 
 def _due(job: Job, force: bool) -> bool:
-    return force or bool(reason(job, job.parts))
+    return force or bool(reason(job))
 
 
-def _record(job: Job) -> dict:
-    try:
-        return json.loads(job.file(".json").read_text(encoding="utf8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+def _made(job: Job) -> dict[str, int | None]:
+    """When (ns) each figure or table it declares was last made: the date of its json, which `records.save` always
+    touches; None where something is missing.
 
-
-def _made(job: Job, id: str, since: float) -> bool:
-    """Whether figure or table `id` is there and its json, which `records.save` always touches, is new enough."""
-    csv, record = (job.figures() / f"{id}.{kind}" for kind in ("csv", "json"))
-    return csv.exists() and record.exists() and record.stat().st_mtime >= since - 1  # coarse clocks of file systems
+    Dates are compared with dates only: files may be on a machine whose clock is not ours.
+    """
+    dates = {}
+    for id in notebooks.outputs(job.nb):
+        csv, record = (job.figures() / f"{id}.{kind}" for kind in ("csv", "json"))
+        dates[id] = record.stat().st_mtime_ns if csv.exists() and record.exists() else None
+    return dates
 
 
 def _last_cell(partial: Path) -> str:

@@ -9,42 +9,18 @@ torch and matplotlib are imported inside functions: the runner, which needs neit
 import logging
 import os
 import random
-import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import psutil
 
-from clipmerge import files, paths
+from clipmerge import paths
+from clipmerge.book.run_record import Run, facts
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles
 from clipmerge.study.cache import ledger
 
-OVERRIDE = "CLIPMERGE_PROFILE"
-LIBRARIES = ("clipmerge", "torch", "open_clip_torch", "numpy", "pandas", "matplotlib")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a notebook works with: profile, seed, folder for figures, device, and the facts every artefact records."""
-
-    profile: profiles.Profile
-    seed: int
-    out: Path
-    device: str
-    record: Mapping[str, object]
-    started: float
-
-    def cost(self) -> dict[str, float]:
-        """Minutes that this run would have taken so far from an empty cache, peak memory (MB) of this process."""
-        spent = ledger.cost()
-        own = min(time.perf_counter() - self.started - spent["waited"], time.process_time() - spent["busy"])
-        minutes = ledger.minutes(own, spent["steps"].values(), self.profile.workers)
-        return {"minutes": round(minutes, 2), "peak_mb": round(_peak_mb())}
+OVERRIDE = "CLIPMERGE_PROFILE"  # in the environment: the profile of every notebook, whatever its cells say
 
 
 def setup(profile: str = "laptop", seed: int = 0, out: str = "") -> Run:
@@ -61,13 +37,13 @@ def setup(profile: str = "laptop", seed: int = 0, out: str = "") -> Run:
 
     chosen = profiles.load(os.environ.get(OVERRIDE) or profile)
     make_deterministic(seed)
-    _style()
-    _tell()
+    _set_style()
+    _log_to_stderr()
     folder = Path(out).expanduser().resolve() if out else paths.figures(chosen.name)
     folder.mkdir(parents=True, exist_ok=True)
     ledger.begin()
     device = devices.resolve(chosen.compute.device).type
-    record = {"profile": chosen.name, "seed": seed, "device": device, **_facts()}
+    record = {"profile": chosen.name, "seed": seed, "device": device, **facts()}
     return Run(chosen, seed, folder, device, record, time.perf_counter())
 
 
@@ -83,45 +59,20 @@ def make_deterministic(seed: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)  # MPS lacks some of them
 
 
-def _style() -> None:
+def _set_style() -> None:
     import matplotlib as mpl
     import pandas as pd
 
-    from clipmerge.book.figures import STYLE  # which imports Run from here
+    from clipmerge.book import figures
 
-    mpl.rcParams.update(STYLE)
+    mpl.rcParams.update(figures.STYLE)
     pd.set_option("display.max_colwidth", None)  # a claim is a sentence, and is read whole
 
 
-def _tell() -> None:
+def _log_to_stderr() -> None:
     """Let the step cache say on stderr, which stored notebooks drop, what it computes and why."""
     log = logging.getLogger("clipmerge")
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
         log.setLevel(logging.INFO)
         log.propagate = False  # a kernel's root logger has a handler of its own
-
-
-def _facts() -> dict[str, object]:
-    """What the numbers depend on besides the code: library versions, data and weights by digest, cores, threads."""
-    import torch
-
-    manifests = sorted(paths.manifests().glob("datasets/*.yaml"))
-    weights = sorted(paths.manifests().rglob("*.safetensors"))
-    python = ".".join(map(str, sys.version_info[:3]))
-    return {
-        "versions": {"python": python, **{name: version(name) for name in LIBRARIES}},
-        "data": files.digest({path.stem: files.sha256(path) for path in manifests})[:16],
-        "weights": {path.stem: files.sha256(path)[:16] for path in weights},
-        "cores": psutil.cpu_count(logical=True),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _peak_mb() -> float:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return psutil.Process().memory_info().peak_wset / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -6,7 +6,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from clipmerge.book import records
-from clipmerge.book.setup import Run
+from clipmerge.book.run_record import Run
 from clipmerge.errors import BadInput
 
 

@@ -1,4 +1,4 @@
-"""Before any work: do the files fit together, is there room on the disk and in memory? Headers only, under a second."""
+"""Before any work: do the files fit together, is there room on the disk and in memory? Only headers are read."""
 
 import shutil
 from collections.abc import Sequence

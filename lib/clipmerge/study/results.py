@@ -4,22 +4,23 @@ The columns are a contract with every figure and table (`COLUMNS`); whatever els
 ``order``, ``session``, ``technique``, …) is a further column. Values are in per cent unless the metric says otherwise.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from clipmerge import files, paths
+from clipmerge import paths
 from clipmerge.errors import BadInput
 from clipmerge.study import metrics
 
 COLUMNS = ("method", "task", "metric", "seed", "value", "n", "source")
-BY_TASK = {"transfer": metrics.transfer_by_task, "average": metrics.average_by_task, "last": metrics.last_by_task}
-MEANS = {"transfer": metrics.transfer, "average": metrics.average, "last": metrics.last}
+MTIL = {  # by task, and the mean
+    "transfer": (metrics.transfer_by_task, metrics.transfer),
+    "average": (metrics.average_by_task, metrics.average),
+    "last": (metrics.last_by_task, metrics.last),
+}
 
 # Names as printed by the papers → names used throughout this project. What is not listed keeps its printed name:
 # variants ("fair" LwF, "their run") are other methods, not other spellings.
@@ -41,7 +42,6 @@ METHODS = {
     "ConDU (FT)": "condu-ft",
     "ConDU (LoRA)": "condu-lora",
 }
-METRICS = {"Transfer": "transfer", "Average": "average", "Last": "last"}
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
@@ -65,11 +65,9 @@ def rows(
     **extra: object,
 ) -> pd.DataFrame:
     """One row for each task of `values` {task: value}; `n` is the number of test images, for all tasks or by task."""
-    sizes = n if isinstance(n, Mapping) else dict.fromkeys(values, n)
-    fixed = {"method": method, "metric": metric, "seed": seed, "source": source, **extra}
-    return tidy(
-        pd.DataFrame([{**fixed, "task": task, "value": value, "n": sizes.get(task)} for task, value in values.items()])
-    )
+    frame = pd.DataFrame({"task": values.keys(), "value": values.values()})
+    sizes = frame.task.map(n) if isinstance(n, Mapping) else n
+    return tidy(frame.assign(method=method, metric=metric, seed=seed, n=sizes, source=source, **extra))
 
 
 def with_mean(values: Mapping[str, float]) -> dict[str, float]:
@@ -82,11 +80,11 @@ def mtil_rows(
 ) -> pd.DataFrame:
     """Transfer, average and last of an accuracy matrix, by task (in order of learning) and as ``task = mean``."""
     frames = []
-    for metric, by_task in BY_TASK.items():
+    for metric, (by_task, mean) in MTIL.items():
         values = dict(zip(tasks, by_task(matrix).tolist(), strict=True))
         if metric == "transfer":
             del values[tasks[0]]  # nothing precedes the first task
-        frames.append(rows({**values, "mean": MEANS[metric](matrix)}, metric=metric, n=n or {}, **fixed))
+        frames.append(rows({**values, "mean": mean(matrix)}, metric=metric, n=n, **fixed))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -96,7 +94,7 @@ def matrix_rows(
     """Every entry of an accuracy matrix: ``metric = accuracy``, ``session`` counted from 1."""
     accuracy = np.asarray(matrix, dtype=np.float64)
     frames = [
-        rows(dict(zip(tasks, row.tolist(), strict=True)), metric="accuracy", n=n or {}, session=session, **fixed)
+        rows(dict(zip(tasks, row.tolist(), strict=True)), metric="accuracy", n=n, session=session, **fixed)
         for session, row in enumerate(accuracy, start=1)
     ]
     return pd.concat(frames, ignore_index=True)
@@ -113,33 +111,12 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     return groups.agg(mean="mean", sd="std", seeds="size").reset_index()
 
 
-def append(path: str | Path, frame: pd.DataFrame) -> None:
-    """Add rows to a JSON-lines file; a reader sees the old file or the new one. One writer at a time."""
-    path = Path(path)
-    old = path.read_text(encoding="utf8") if path.exists() else ""
-    table = tidy(frame).astype(object)
-    records = table.where(table.notna(), None).to_dict("records")
-    files.write_text(path, old + "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-
-
-def read(path: str | Path) -> pd.DataFrame:
-    """Read a JSON-lines file of results; a damaged line is named."""
-    records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path}: line {number}: expected one JSON record, found {line[:40]!r} ({error})") from None
-        records.append(record)
-    return tidy(pd.DataFrame(records, columns=None if records else list(COLUMNS)))
-
-
 @cache
 def _reported() -> pd.DataFrame:
     raw = pd.read_csv(paths.manifests() / "reported" / "reported_results.csv", dtype=str, keep_default_na=False)
     frame = raw.rename(columns={"dataset": "task", "value": "printed", "method": "printed_method"})
     frame["method"] = frame.printed_method.replace(METHODS)
-    frame["metric"] = frame.metric.replace(METRICS)
+    frame["metric"] = frame.metric.replace({name.title(): name for name in MTIL})
     frame["value"] = pd.to_numeric(frame.printed, errors="coerce")
     return tidy(frame.assign(seed=pd.NA, n=pd.NA))
 

@@ -57,7 +57,7 @@ def test_half_precision_only_where_it_is_asked_for():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Compute(workers=0), "compute.workers: expected at least 1, found 0"),
+        (lambda: Compute(workers=0), "workers: expected at least 1, found 0"),
         (lambda: device.resolve("tpu"), "compute.device: expected one of auto, cpu, cuda, mps; found 'tpu'"),
         (lambda: device.resolve("cuda"), "compute.device: expected cuda on this machine, found none"),
     ],

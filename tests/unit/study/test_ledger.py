@@ -47,7 +47,7 @@ def test_cached_steps_and_what_they_need_cost_what_they_once_did(monkeypatch, tm
     monkeypatch.setenv(ledger.FILE, str(tmp_path / "ledger.json"))
     store.get(chain())
     warm = json.loads((tmp_path / "ledger.json").read_text())
-    assert warm["steps"] == cold["steps"] and warm["waited"] < cold["waited"]
+    assert warm["steps"] == cold["steps"] and warm["busy"] < 0.15 <= cold["busy"]
 
 
 def test_a_step_that_is_not_there_costs_nothing():

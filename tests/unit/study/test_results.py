@@ -1,4 +1,4 @@
-"""Tidy rows: building, storing, summarising, and the reported numbers."""
+"""Tidy rows: building, summarising, and the reported numbers."""
 
 import numpy as np
 import pandas as pd
@@ -51,30 +51,9 @@ def test_tasks_must_fit_the_matrix():
         results.matrix_rows(MATRIX, ("digits",), method="condu-ft", seed=0)
 
 
-def test_json_lines_round_trip(tmp_path):
-    path = tmp_path / "deep" / "rows.jsonl"
-    first, second = _frame(0), _frame(1, shift=1 / 3)
-    results.append(path, first)
-    results.append(path, second)
-    pd.testing.assert_frame_equal(results.read(path), pd.concat([first, second], ignore_index=True), check_exact=True)
-    assert [file.name for file in path.parent.iterdir()] == ["rows.jsonl"]
-
-
-def test_failed_append_keeps_the_old_file(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    results.append(path, _frame())
-    before = path.read_bytes()
+def test_a_missing_column_is_named():
     with pytest.raises(BadInput, match="none called source"):
-        results.append(path, _frame().drop(columns="source"))
-    assert path.read_bytes() == before
-
-
-def test_damaged_line_is_named(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    results.append(path, _frame())
-    path.write_text(path.read_text() + '{"method": "ave')
-    with pytest.raises(BadInput, match=f"{path}: line 9: expected one JSON record"):
-        results.read(path)
+        results.tidy(_frame().drop(columns="source"))
 
 
 def test_summary_over_seeds():

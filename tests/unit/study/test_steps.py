@@ -1,6 +1,7 @@
 """The key of a step: what moves it, what does not, and what is refused."""
 
 import json
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -62,8 +63,10 @@ def test_everything_that_matters_moves_the_key(tmp_path, monkeypatch):
         Step(other, "s", {"lr": 1e-4}, {"base": file}),
     ]
     file.write_text("two")
+    os.utime(file, (1, 1))  # a date of its own, even where clocks of file systems are coarse
     variants.append(Step(work, "s", {"lr": 1e-4}, {"base": file}))
     file.write_text("one")
+    os.utime(file, (2, 2))
     monkeypatch.setattr(torch, "__version__", "99.0.1")
     variants.append(Step(work, "s", {"lr": 1e-4}, {"base": file}))
     assert len({base.key, *(step.key for step in variants)}) == len(variants) + 1

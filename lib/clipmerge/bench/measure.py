@@ -1,7 +1,7 @@
 """One measurement of the benchmark, in a process that has imported no more than it needs.
 
-`python -m clipmerge.book.measure OPERATION IMPLEMENTATION N PLACE` prints seconds and peak MB as json. The files are in
-the page cache before the clock starts; imports and compilation are over by then too.
+`python -m clipmerge.bench.measure OPERATION IMPLEMENTATION N PLACE` prints seconds and peak MB as json. The files are
+in the page cache before the clock starts; imports and compilation are over by then too.
 """
 
 import json
@@ -10,52 +10,53 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 from clipmerge import files
-from clipmerge.book import wholedict
+from clipmerge.bench import wholedict
 from clipmerge.merge import streaming
 
 CHUNK = 1 << 20
 
 
 def measure(operation: str, implementation: str, count: int, place: Path) -> dict[str, float]:
-    """Seconds and peak MB of one operation on `count` experts, in this process."""
-    threads = torch.get_num_threads()
-    base, experts = place / "base.safetensors", [place / f"expert-{k:02}.safetensors" for k in range(1, count + 1)]
+    """Seconds and peak MB of one operation on `count` experts, in this process and on as many threads as torch has."""
+    base = place / "base.safetensors"
+    experts = [place / f"expert-{k:02}.safetensors" for k in range(1, count + 1)]
     with tempfile.TemporaryDirectory(dir=place) as folder:
-        out, earlier = Path(folder, "out"), Path(folder, "earlier")
-        _warm_up(Path(folder))
+        out = Path(folder, "out")
+        earlier = Path(folder, "earlier")
+        warm_up(Path(folder))
         if operation == "extend":
-            streaming.unify(base, experts[:-1], earlier, threads=threads)
-        read([base, *experts], threads)  # into the page cache
-        run = _operation(operation, implementation, base, experts, out, earlier, threads)
+            streaming.unify(base, experts[:-1], earlier)
+        read([base, *experts])  # into the page cache
         start = time.perf_counter()
-        run()
+        perform(operation, implementation, base, experts, earlier, out)
         settle(out)
-        return {"seconds": round(time.perf_counter() - start, 3), "peak_mb": round(peak_mb(), 1)}
+        return {"seconds": round(time.perf_counter() - start, 6), "peak_mb": round(peak_mb(), 1)}
 
 
-def _operation(
-    operation: str, implementation: str, base: Path, experts: list[Path], out: Path, earlier: Path, threads: int
-) -> Callable[[], object]:
+def perform(operation: str, implementation: str, base: Path, experts: Sequence[Path], earlier: Path, out: Path) -> None:
+    """The operation itself: reads `base` and `experts` (``extend``: the last one, and the folder `earlier`)."""
     if implementation == "floor":
-        return lambda: (read([base, *experts], threads), write(out, base.stat().st_size))
-    if implementation == "whole-dict":
-        inputs = (base, earlier, experts[-1], out) if operation == "extend" else (base, experts, out)
-        return lambda: getattr(wholedict, operation)(*inputs)
-    if operation == "unify":
-        return lambda: streaming.unify(base, experts, out, threads=threads)
-    if operation == "extend":
-        return lambda: streaming.extend(earlier, experts[-1], base, out, threads=threads)
-    return lambda: streaming.merge(operation, base, experts, out, threads=threads)
+        read([base, *experts])
+        write(out, base.stat().st_size)
+    elif implementation == "whole-dict":
+        plain = getattr(wholedict, operation)
+        plain(base, earlier, experts[-1], out) if operation == "extend" else plain(base, experts, out)
+    elif operation == "unify":
+        streaming.unify(base, experts, out)
+    elif operation == "extend":
+        streaming.extend(earlier, experts[-1], base, out)
+    else:
+        streaming.merge(operation, base, experts, out)
 
 
-def _warm_up(folder: Path) -> None:
+def warm_up(folder: Path) -> None:
     """Compile (or load) the fused loops on two numbers."""
     file = folder / "two.safetensors"
     files.save_tensors(file, {"w": torch.tensor([1.0, 2.0])})
@@ -65,7 +66,7 @@ def _warm_up(folder: Path) -> None:
         streaming.merge(technique, file, [file], file)
 
 
-def read(sources: Sequence[Path], threads: int) -> None:
+def read(sources: Sequence[Path]) -> None:
     """Read files once and forget them."""
 
     def drain(path: Path) -> None:
@@ -74,7 +75,7 @@ def read(sources: Sequence[Path], threads: int) -> None:
             while file.readinto(buffer):
                 pass
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(drain, sources))
 
 

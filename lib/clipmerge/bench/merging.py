@@ -1,10 +1,8 @@
-"""Time and memory of merging against the number of experts: `python -m clipmerge.book.bench`.
+"""Time and memory of merging against the number of experts, file to file (`streaming`) and the plain way (`wholedict`).
 
-Every measurement is a process of its own (`clipmerge.book.measure`), so that its peak memory is its own. Experts are
-random numbers in the shapes of a CLIP. The plain whole-dict version is left out where it would not fit into memory.
+Experts are random numbers in the shapes of a CLIP. The plain version is left out where it would not fit into memory.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -24,6 +22,7 @@ from matplotlib.ticker import LogLocator
 
 from clipmerge import files, paths
 from clipmerge.book import figures
+from clipmerge.book.figures import BLACK, BLUE, RED, WIDTH
 from clipmerge.book.setup import setup
 from clipmerge.errors import BadInput
 
@@ -36,29 +35,27 @@ COPIES: dict[str, Callable[[int], float]] = {
     "average": lambda n: 1.0 * n + 3,
 }
 SLOW = {"ties": 4}  # most experts for the plain version, which sorts out each expert's largest values in turn
+LOOKS = {
+    "streaming": {"color": BLUE, "marker": "o", "linestyle": "-", "label": "file to file"},
+    "whole-dict": {"color": RED, "marker": "s", "linestyle": "--", "label": "all in memory"},
+    "floor": {"color": BLACK, "linestyle": ":", "label": "reading all and writing one"},
+}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure everything, save `bench_merge`, say how the aims were met."""
-    parser = argparse.ArgumentParser("clipmerge.book.bench", description=__doc__)
-    parser.add_argument("--out", default="", help="folder of the figure (figures/laptop)")
-    parser.add_argument("--model", default="ViT-B-16", help="an open_clip configuration (ViT-B-16)")
-    parser.add_argument("--counts", type=int, nargs="+", default=[2, 4, 8, 16], help="numbers of experts (2 4 8 16)")
-    parser.add_argument("--plain", type=int, default=8, help="most experts for the plain version, which is slow (8)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    options = parser.parse_args(arguments)
-    run = setup("laptop", 0, options.out)
+def run(model: str, counts: Sequence[int], plain: int, threads: int, out: str = "") -> str:
+    """Measure all operations for every number of experts in `counts` and save `bench_merge`; returns its caption."""
+    started = setup("laptop", 0, out)
     parent = paths.cache("bench")
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as place:
-        copies = make(options.model, max(options.counts), Path(place))
-        rows = pd.DataFrame(list(measurements(options.counts, options.plain, copies, Path(place), options.threads)))
-    said = note(rows, options.model, copies, options.threads)
-    figures.save(draw(rows), "bench_merge", rows, run, said)
-    print(said)
+        size = write_models(model, max(counts), Path(place))
+        rows = pd.DataFrame(list(measurements(counts, plain, size, Path(place), threads)))
+    caption = note(rows, model, size, threads)
+    figures.save(draw(rows), "bench_merge", rows, started, caption)
+    return caption
 
 
-def make(model: str, count: int, place: Path) -> int:
+def write_models(model: str, count: int, place: Path) -> int:
     """Write a base and `count` experts of random numbers in a model's shapes; returns the bytes of one."""
     config = open_clip.get_model_config(model)
     if config is None:
@@ -78,27 +75,29 @@ def make(model: str, count: int, place: Path) -> int:
     return size
 
 
-def measurements(counts: Sequence[int], plain: int, copy: int, place: Path, threads: int) -> Iterator[dict]:
+def measurements(counts: Sequence[int], plain: int, size: int, place: Path, threads: int) -> Iterator[dict]:
     """All of them, as tidy rows; each leaves the folder as it was."""
     for count in counts:
-        for operation in ("read-write", *OPERATIONS):
-            for implementation in ("floor",) if operation == "read-write" else ("streaming", "whole-dict"):
-                most = min(plain, SLOW.get(operation, plain))
-                if implementation == "whole-dict" and not (count <= most and _fits(COPIES[operation](count) * copy)):
-                    continue
-                values = _alone(operation, implementation, count, place, threads)
-                print(f"{operation:10} {implementation:10} n = {count:2} {values}", file=sys.stderr)
-                names = {"method": implementation, "task": operation, "seed": None, "n": count, "source": "ours"}
-                names |= {"operation": operation, "implementation": implementation, "experts": count}
-                yield from ({**names, "metric": metric, "value": value} for metric, value in values.items())
+        for operation, implementation in _wanted(count, plain, size):
+            values = _alone(operation, implementation, count, place, threads)
+            print(f"{operation:10} {implementation:10} n = {count:2} {values}", file=sys.stderr)
+            names = {"method": implementation, "task": operation, "seed": None, "n": count, "source": "ours"}
+            names |= {"operation": operation, "implementation": implementation, "experts": count}
+            yield from ({**names, "metric": metric, "value": value} for metric, value in values.items())
 
 
-def _fits(size: float) -> bool:
-    return size < 0.8 * psutil.virtual_memory().available
+def _wanted(count: int, plain: int, size: int) -> Iterator[tuple[str, str]]:
+    """Operation and implementation of each measurement with `count` experts; what is plain must fit into memory."""
+    yield "read-write", "floor"
+    for operation in OPERATIONS:
+        yield operation, "streaming"
+        most = min(plain, SLOW.get(operation, plain))
+        if count <= most and COPIES[operation](count) * size < 0.8 * psutil.virtual_memory().available:
+            yield operation, "whole-dict"
 
 
 def _alone(operation: str, implementation: str, count: int, place: Path, threads: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "clipmerge.book.measure", operation, implementation, str(count), str(place)]
+    command = [sys.executable, "-m", "clipmerge.bench.measure", operation, implementation, str(count), str(place)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(said.splitlines()[-1])
@@ -106,21 +105,17 @@ def _alone(operation: str, implementation: str, count: int, place: Path, threads
 
 def draw(rows: pd.DataFrame) -> Figure:
     """Seconds (above) and peak memory (below) against the number of experts, one column for each operation."""
-    figure, axes = plt.subplots(2, len(OPERATIONS), figsize=(figures.WIDTH, 4.2), sharex=True, sharey="row")
-    looks = {
-        "streaming": {"color": figures.BLUE, "marker": "o", "linestyle": "-", "label": "file to file"},
-        "whole-dict": {"color": figures.RED, "marker": "s", "linestyle": "--", "label": "all in memory"},
-        "floor": {"color": figures.BLACK, "linestyle": ":", "label": "reading all and writing one"},
-    }
+    figure, axes = plt.subplots(2, len(OPERATIONS), figsize=(WIDTH, 4.2), sharex=True, sharey="row")
+    counts = sorted(rows.n.unique())
     for metric, label, line in zip(("seconds", "peak_mb"), ("seconds", "peak memory (MB)"), axes, strict=True):
         for operation, axis in zip(OPERATIONS, line, strict=True):
-            for implementation, look in looks.items():
+            for implementation, look in LOOKS.items():
                 shown = rows.operation.isin([operation, "read-write"]) & (rows.implementation == implementation)
                 part = rows[shown & (rows.metric == metric)]
                 if metric == "seconds" or implementation != "floor":  # the floor's memory says nothing
                     axis.plot(part.n, part.value, **look)
             axis.set(xscale="log", yscale="log")
-            axis.set_xticks(sorted(rows.n.unique()), sorted(rows.n.unique()))
+            axis.set_xticks(counts, counts)
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.minorticks_off()
@@ -133,23 +128,21 @@ def draw(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def note(rows: pd.DataFrame, model: str, copy: int, threads: int) -> str:
+def note(rows: pd.DataFrame, model: str, size: int, threads: int) -> str:
     """The caption: what was measured on what, and the aims' figures at eight experts (or the most there are)."""
     value = rows.set_index(["operation", "implementation", "n", "metric"]).value.to_dict()
     counts = sorted(rows.n.unique())
     n = 8 if 8 in counts else counts[-1]
-    ours, floor = value["unify", "streaming", n, "seconds"], value["read-write", "floor", n, "seconds"]
+    ours = value["unify", "streaming", n, "seconds"]
+    floor = value["read-write", "floor", n, "seconds"]
     peaks = [value["unify", "streaming", count, "peak_mb"] for count in counts]
     said = [
-        f"Merging n random experts shaped like {model} ({copy / 4e6:.0f} M parameters, fp32), warm page cache, "
+        f"Merging n random experts shaped like {model} ({size / 4e6:.0f} M parameters, fp32), warm page cache, "
         f"{psutil.cpu_count()} cores, {threads} threads.",
         f"unify at n = {n}: {ours:.1f} s, {ours / floor:.1f} times the {floor:.1f} s of reading all and writing one,",
         f"peak {value['unify', 'streaming', n, 'peak_mb']:.0f} MB ({min(peaks):.0f} to {max(peaks):.0f} over all n);",
     ]
     plain = value.get(("unify", "whole-dict", n, "seconds"))
-    said.append(f"the whole-dict version takes {plain:.1f} s, {plain / ours:.1f} times as long." if plain else "")
-    return " ".join(said).strip()
-
-
-if __name__ == "__main__":
-    main()
+    if plain:
+        said.append(f"the whole-dict version takes {plain:.1f} s, {plain / ours:.1f} times as long.")
+    return " ".join(said)

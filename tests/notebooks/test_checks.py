@@ -5,7 +5,9 @@ import nbformat.v4 as v4
 import pytest
 
 from clipmerge import paths
-from clipmerge.book import hygiene, notebooks
+from clipmerge.book import notebooks
+
+from . import hygiene
 
 
 def good():
@@ -15,7 +17,7 @@ def good():
     )
     for count in (2, 3, 4):
         output = v4.new_output("stream", name="stdout", text=f"{count}\n")
-        tags = {"tags": [notebooks.CHECKED]}
+        tags = {"tags": [hygiene.CHECKED]}
         cells.append(v4.new_code_cell(f"print({count})", metadata=tags, execution_count=count, outputs=[output]))
     nb = v4.new_notebook(cells=cells, metadata={"clipmerge": {"outputs": ["toy_table"]}})
     return notebooks.normalise(nb)

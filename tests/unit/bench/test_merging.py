@@ -1,10 +1,14 @@
 """The benchmark's yardstick computes the same thing, so that comparing times is fair."""
 
+import matplotlib.pyplot as plt
+import pandas as pd
+import psutil
 import pytest
 import torch
 
+import clipmerge.paths
 from clipmerge import files
-from clipmerge.book import measure, wholedict
+from clipmerge.bench import measure, merging, wholedict
 from clipmerge.merge import folder, streaming
 
 
@@ -56,3 +60,22 @@ def test_one_measurement(place):
         found = measure.measure(operation, implementation, 3, place)
         assert found["seconds"] > 0 and found["peak_mb"] > 10
     assert sorted(path.name for path in place.iterdir()) == before
+
+
+def test_the_committed_numbers_give_the_committed_caption(monkeypatch):
+    rows = pd.read_csv(clipmerge.paths.figures("laptop") / "bench_merge.csv")
+    record = files.read_json(clipmerge.paths.figures("laptop") / "bench_merge.json")
+    monkeypatch.setattr(psutil, "cpu_count", lambda: record["cores"])
+    assert merging.note(rows, "ViT-B-16", 4 * 149_620_737, threads=2) == record["caption"]
+
+
+def test_one_column_for_each_operation():
+    plt.switch_backend("agg")
+    names = ["operation", "implementation", "n", "metric", "value"]
+    floor = [["read-write", "floor", n, "seconds", n / 10] for n in (2, 4)]
+    ours = [["ties", "streaming", n, metric, float(n)] for n in (2, 4) for metric in ("seconds", "peak_mb")]
+    figure = merging.draw(pd.DataFrame(floor + ours, columns=names))
+    assert [axis.get_title() for axis in figure.axes] == [*merging.OPERATIONS, *[""] * len(merging.OPERATIONS)]
+    lines = {line.get_label(): line.get_ydata().tolist() for line in figure.axes[2].get_lines()}
+    assert lines == {"file to file": [2, 4], "all in memory": [], "reading all and writing one": [0.2, 0.4]}
+    plt.close(figure)

@@ -1,4 +1,4 @@
-"""What a committed notebook must be like, as checks that each say what is wrong; the tests run them on every notebook.
+"""What a committed notebook must be like, as checks that each say what is wrong; `test_hygiene` runs them on all.
 
 nbval compares nothing in a cell without stored output and calls that passed, so `compares` is the check that keeps the
 others honest.
@@ -15,6 +15,7 @@ from clipmerge import paths
 from clipmerge.book import notebooks
 from clipmerge.errors import BadInput
 
+CHECKED = "nbval-check-output"  # the tag of a cell that nbval compares
 MAX_LINES, MAX_CELLS, MAX_BYTES, MIN_COMPARED = 15, 40, 1_000_000, 3
 HOME = re.compile(r"/(?:home|Users)/\w+|/root\b|/tmp/\w+|[A-Z]:\\\\?Users", re.IGNORECASE)
 SECRET = re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_]{20,}|\bAKIA[A-Z0-9]{16}\b")
@@ -35,13 +36,13 @@ def has_parameters(path: Path, nb: NotebookNode) -> Iterator[str]:
 
 def compares(path: Path, nb: NotebookNode) -> Iterator[str]:
     """At least three cells that nbval really compares: tagged, executed, with output other than a picture."""
-    tagged = [cell for cell in notebooks.code_cells(nb) if notebooks.CHECKED in notebooks.tags(cell)]
+    tagged = [cell for cell in notebooks.code_cells(nb) if CHECKED in notebooks.tags(cell)]
     if len(tagged) < MIN_COMPARED:
-        yield f"expected at least {MIN_COMPARED} cells tagged {notebooks.CHECKED}, found {len(tagged)}"
+        yield f"expected at least {MIN_COMPARED} cells tagged {CHECKED}, found {len(tagged)}"
     for cell in tagged:
         text = any(output.get("text") or "text/plain" in output.get("data", {}) for output in cell.outputs)
         if cell.execution_count is None or not text:
-            yield f"cell {_first_line(cell)}: tagged {notebooks.CHECKED} but stores no text output to compare with"
+            yield f"cell {_first_line(cell)}: tagged {CHECKED} but stores no text output to compare with"
 
 
 def has_run_cleanly(path: Path, nb: NotebookNode) -> Iterator[str]:
