@@ -159,7 +159,7 @@ from clipmerge.study import engine
 
 def work(folder):
     open(os.path.join(folder, str(os.getpid())), "w").close()
-    time.sleep(600)
+    time.sleep(1200)
 
 if __name__ == "__main__":
     engine.map(work, [sys.argv[1]] * 4, workers=2)
