@@ -268,7 +268,7 @@ from clipmerge.study.cache.store import Step
 def slow(out, *, config, inputs, seed):
     (out / "half").write_text("x")
     Path(config["started"]).touch()
-    time.sleep(600)
+    time.sleep(1200)
 
 def meet(out, *, config, inputs, seed):
     '''Ends only when two processes are inside.'''
