@@ -7,18 +7,31 @@ import numpy as np
 import torchvision.datasets
 from torch.utils.data import Dataset
 
+from clipmerge.clip.data import packing
 from clipmerge.clip.data.external import External, Source
 from clipmerge.clip.data.images import Sample
 from clipmerge.errors import BadInput
 
 
-def samples(source: Source, manifest: External, root: Path, download: bool) -> Iterator[Sample]:
+def fetch(source: Source, target: Path) -> Path:
+    """Let torchvision download into the folder `target`, its root; it appears whole, so nothing half-unpacked is read.
+
+    A download that was interrupted starts again: torchvision takes a folder for complete as soon as it is there.
+    """
+    if not target.exists():
+        with packing.folder(target) as partial:
+            for arguments in source.sides.values():
+                _open(source, partial, arguments, download=True)
+    return target
+
+
+def samples(source: Source, manifest: External, root: Path) -> Iterator[Sample]:
     """Every image of every part, under the manifest's label numbers; `root` is torchvision's own root folder.
 
     CIFAR100 comes as a pickle: torchvision loads it after comparing its checksum with the one in its own code.
     """
     for side, arguments in source.sides.items():
-        dataset = _open(source, root, arguments, download)
+        dataset = _open(source, root, arguments, download=False)
         names = list(getattr(dataset, "classes", None) or dataset.categories)
         numbers = [manifest.number(name) for name in names]
         for label, name, data in _images(dataset):

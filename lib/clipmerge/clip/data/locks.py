@@ -68,7 +68,7 @@ def pack(meta: Mapping, samples: Iterable[Sample], total: int, arrange: Callable
     name = meta["name"]
     with _alone(name):
         bar = tqdm(samples, desc=name, total=total, unit="image", disable=None, leave=False)
-        packing.write(folder(name), bar, meta, arrange)
+        packing.write(folder(name), iter(bar), meta, arrange)
         made = {**meta, "digest": packs.load(folder(name)).digest, "files": packs.file_digest(folder(name))}
         before = lock(name)
         if before and before["digest"] != made["digest"]:

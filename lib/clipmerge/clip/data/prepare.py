@@ -18,7 +18,6 @@ def get(name: str) -> dict:
     manifest = external.load(name)
     if locks.ready(manifest.name):
         return locks.lock(manifest.name)
-    _room(manifest)
     reasons = []
     for source in manifest.sources:
         if not source.download:
@@ -42,7 +41,7 @@ def place(name: str, root: Path) -> dict:
         if source.kind == "torchvision" and (root / source.folder).is_dir():
             from clipmerge.clip.data import from_torchvision  # takes seconds to import
 
-            return keep(manifest, str(source), None, from_torchvision.samples(source, manifest, root, download=False))
+            return keep(manifest, str(source), None, from_torchvision.samples(source, manifest, root))
         if source.kind != "torchvision" and from_hub.found(source, root):
             return keep(manifest, str(source), None, from_hub.samples(source, manifest, root))
     try:
@@ -65,21 +64,25 @@ def _from(manifest: External, source: Source) -> dict:
     if source.kind == "torchvision":
         from clipmerge.clip.data import from_torchvision
 
-        root = paths.cache("external", "downloads")
-        root.mkdir(parents=True, exist_ok=True)
-        return keep(manifest, str(source), None, from_torchvision.samples(source, manifest, root, download=True))
+        _room(manifest, 2.5)  # archive, files, pack
+        root = from_torchvision.fetch(source, paths.cache("external", "downloads", manifest.name))
+        made = keep(manifest, str(source), None, from_torchvision.samples(source, manifest, root))
+        shutil.rmtree(root)  # the pack holds the images now
+        return made
+    _room(manifest, 1.5)
     known = locks.lock(manifest.name) or {}
     revision = from_hub.pinned(source, known.get("revision") if known.get("source") == str(source) else None)
     root = from_hub.fetch(source, revision)
     return keep(manifest, str(source), revision, from_hub.samples(source, manifest, root))
 
 
-def _room(manifest: External) -> None:
+def _room(manifest: External, times: float) -> None:
+    """Refuse to begin where the disk does not hold so many times the download."""
     where = paths.cache("external")
     where.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(where).free / 1e6
-    if free < 2 * manifest.mb:
-        raise BadInput(f"{where}: expected {2 * manifest.mb} MB free for {manifest.title}, found {free:.0f} MB")
+    if free < times * manifest.mb:
+        raise BadInput(f"{where}: expected {times * manifest.mb:.0f} MB free for {manifest.title}, found {free:.0f} MB")
 
 
 def keep(manifest: External, source: str, revision: str | None, samples: Iterable[Sample]) -> dict:
