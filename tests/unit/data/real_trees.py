@@ -139,8 +139,6 @@ def webdataset(root: Path, labels: int) -> None:
                         file.addfile(member, io.BytesIO(data))
 
 
-
-
 TREES = {
     function.__name__: function
     for function in (

@@ -11,8 +11,8 @@ import huggingface_hub.constants
 import pytest
 import torch
 import torchvision.datasets
-from clipmerge.clip.data import external, images, locks, packs, prepare, splits
 
+from clipmerge.clip.data import external, images, locks, packs, prepare, splits
 from clipmerge.errors import BadInput
 
 from .real_trees import TREES, picture, put, webdataset
@@ -146,7 +146,7 @@ def test_tars_come_from_the_hubs_cache(tiny: Callable, tmp_path: Path, monkeypat
 
 def test_parquet_tables(tiny: Callable, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="pyarrow reads parquet; it comes with clipmerge[paper]")
-    import pyarrow.parquet
+    parquet = pytest.importorskip("pyarrow.parquet")
 
     manifest = tiny("stanfordcars")
     names = list(reversed(manifest.classes))  # their numbers are not ours: names decide
@@ -156,7 +156,7 @@ def test_parquet_tables(tiny: Callable, tmp_path: Path) -> None:
         rows = [{"bytes": picture(first + i), "path": None} for i in range(4)]
         table = pyarrow.table({"image": rows, "label": [3, 2, 1, 0]}).replace_schema_metadata(header)
         (tmp_path / "mine/data").mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(table, tmp_path / f"mine/data/{side}-00000-of-00001.parquet")
+        parquet.write_table(table, tmp_path / f"mine/data/{side}-00000-of-00001.parquet")
     prepare.place("stanfordcars", tmp_path / "mine")
     side = locks.load("stanfordcars").test
     assert [side.images.read(*span) for span in side.spans.tolist()] == [picture(50 + i) for i in range(4)]
