@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torchvision.datasets
 import yaml
 
 from clipmerge import paths
@@ -33,6 +34,11 @@ def test_hub_sources_are_pinned_or_say_so() -> None:
     assert len(hub) == 3
     for one, source in hub:
         assert source.revision or any(source.repo in line for line in one.unverified)
+
+
+def test_labels_are_those_that_torchvision_has_in_its_code() -> None:
+    assert list(external.load("mnist").classes) == torchvision.datasets.MNIST.classes
+    assert list(external.load("flowers").classes) == torchvision.datasets.Flowers102.classes
 
 
 def test_labels_are_found_whatever_their_spelling() -> None:

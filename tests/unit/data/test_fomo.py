@@ -64,6 +64,8 @@ def test_what_is_there_is_packed_and_the_rest_is_named(clone: Path) -> None:
     flickr = fomo.load("flickr30k")
     assert len(flickr.train) == 0
     assert flickr.test.texts(torch.arange(2)) == [["0 a", "0 b"], ["1 a", "1 b"]]
+    texts, owner = fomo.retrieval(flickr.test)
+    assert (texts, owner.tolist()) == (["0 a", "0 b", "1 a", "1 b"], [0, 0, 1, 1])
     assert locks.check("fomo/DTD")["source"] == "fomo_in_flux"
 
 
@@ -110,8 +112,9 @@ def test_streams_are_cut_into_tasks(clone: Path) -> None:
     fomo.bring_in(clone)
     parts = [[("DTD", "banded"), ("iNATURALIST2021", "a snail")], [("DTD", "blotchy")]]
     assert fomo.stream("random_sequence_1", 2) == parts
-    with pytest.raises(BadInput, match="import-fomo"):
-        fomo.stream("random_sequence_9", 2)
+    for ask in (lambda: fomo.stream("random_sequence_9", 2), lambda: fomo.load("inaturalist2021")):
+        with pytest.raises(BadInput, match="import-fomo"):
+            ask()
 
 
 def test_chunks_by_hand() -> None:

@@ -251,6 +251,14 @@ def test_damage_shows(tiny: Callable, tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(BadInput, match="run `clipmerge data get dtd` again"):
         locks.check("dtd")
+    index = locks.folder("dtd") / packs.INDEX
+    data[100] ^= 1
+    path.write_bytes(data)
+    whole = index.read_bytes()
+    index.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(BadInput):
+        locks.check("dtd")
+    index.write_bytes(whole)
     path.write_bytes(data[:-10])
     side = locks.load("dtd").test
     last = side.spans[:, 0].argmax()

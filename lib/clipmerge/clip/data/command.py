@@ -72,10 +72,10 @@ def place(options: Namespace) -> None:
 
 def check(options: Namespace) -> None:
     """Verify the named packs, or all there are."""
-    from clipmerge.clip.data import locks
+    from clipmerge.clip.data import external, locks
     from clipmerge.errors import BadInput
 
-    chosen = options.names or list(_packed())
+    chosen = [name if "/" in name else external.load(name).name for name in options.names] or list(_packed())
     if not chosen:
         raise BadInput("data check: expected at least one packed set, found none; see `clipmerge data list`")
     for name in chosen:

@@ -7,15 +7,20 @@ repository with the archives extracted in ``data/`` (their own script does this)
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from clipmerge import files, paths
 from clipmerge.clip import manifests
 from clipmerge.clip.data import external, locks, packing
 from clipmerge.clip.data.images import Sample
 from clipmerge.clip.data.packing import Row
-from clipmerge.clip.data.packs import Pack
+from clipmerge.clip.data.packs import Pack, Side
 from clipmerge.errors import BadInput
 
 INFO = "data_lib/00_info"
@@ -63,7 +68,7 @@ def bring_in(root: Path) -> tuple[list[str], list[str]]:
     if not (root / INFO).is_dir():
         raise BadInput(f"{root}: expected a clone of fomo_in_flux with {INFO}, found none")
     for path in sorted((root / "stream_construction").glob("*.json")):
-        files.write_json(_stream_path(path.stem), _pairs(path))
+        files.write_json(_stream_path(path.stem), _entries(path))
     here = [one for one in sets().values() if (root / "data" / one.name).is_dir()]
     for one in here:
         if not locks.ready(f"fomo/{one.name}"):
@@ -112,13 +117,14 @@ def captions(record: Mapping) -> tuple[str, ...]:
     return (chosen,) if isinstance(chosen, str) else tuple(chosen or ())
 
 
-def _pairs(path: Path) -> list[list[str]]:
+def _entries(path: Path) -> list[list[str]]:
     """A stream file: (set, class) pairs, each written ``SET+++class``."""
     entries = files.read_json(path)
     if not isinstance(entries, list) or not all(isinstance(e, str) and e.count("+++") == 1 for e in entries):
         raise BadInput(f"{path}: expected a list of SET+++class, found something else")
-    pairs = [entry.split("+++") for entry in entries]
-    return [[find(name).name, label] for name, label in pairs]
+    split = [entry.split("+++") for entry in entries]
+    names = {name: find(name).name for name in {name for name, _ in split}}
+    return [[names[name], label] for name, label in split]
 
 
 def _stream_path(name: str) -> Path:
@@ -140,6 +146,15 @@ def chunks(sequence: Sequence[Item], tasks: int) -> list[list[Item]]:
     size, more = divmod(len(sequence), tasks)
     starts = [i * size + min(i, more) for i in range(tasks + 1)]
     return [list(sequence[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+
+
+def retrieval(side: Side) -> tuple[list[str], Int64[Tensor, " m"]]:
+    """All captions of a side, and the row of the image that each describes: what `recall` compares."""
+    texts = side.texts(torch.arange(len(side)))
+    owner = torch.repeat_interleave(
+        torch.arange(len(side)), torch.tensor([len(own) for own in texts], dtype=torch.int64)
+    )
+    return list(chain(*texts)), owner
 
 
 def load(name: str) -> Pack:

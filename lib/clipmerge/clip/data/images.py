@@ -50,7 +50,7 @@ def pack(sample: Sample) -> Packed:
         else:
             stored = _shrink(sample.data)
             source = sample.data
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{sample.name}: expected a whole image, found {error or 'a damaged one'}") from None
     return Packed(sample, stored, hashlib.sha256(source).digest())
 

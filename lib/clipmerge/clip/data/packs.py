@@ -39,6 +39,10 @@ class Blobs:
         self.path = path
         weakref.finalize(self, os.close, self.handle)
 
+    def __reduce__(self) -> tuple:
+        """Copies, also those in other processes, open the file for themselves: a handle means nothing there."""
+        return Blobs, (self.path,)
+
     def read(self, offset: int, size: int) -> bytes:
         """The `size` bytes at `offset`; a file that ends before is damaged."""
         data = os.pread(self.handle, size, offset)
@@ -70,7 +74,7 @@ class Side:
         return [json.loads(self.captions.read(*span)) if span[1] else [] for span in spans]
 
     def stream(
-        self, draws: Iterable[Int64[Tensor, " k"]], threads: int = THREADS, ahead: int = 2
+        self, draws: Iterable[Int64[Tensor, " k"]], threads: int = THREADS, ahead: int = THREADS
     ) -> Iterator[tuple[Int64[Tensor, " k"], list[UInt8[Tensor, "h w 3"]]]]:
         """Batches (index, images) for each index of `draws`, in order; each thread decodes one, `ahead` wait.
 
@@ -100,7 +104,7 @@ def load(folder: Path) -> Pack:
     index = files.load_tensors(folder / INDEX)
     meta = files.load_meta(folder / INDEX)
     blobs = Blobs(folder / IMAGES), Blobs(folder / CAPTIONS)
-    columns = (index["labels"], index["spans"], index["captions"])
+    columns = [index[name].clone() for name in ("labels", "spans", "captions")]  # the file is mapped: see above
     cut = meta["counts"]["train"]
     train = Side(*(column[:cut] for column in columns), *blobs)
     test = Side(*(column[cut:] for column in columns), *blobs)
@@ -117,9 +121,9 @@ def digest(index: Mapping[str, Tensor], meta: Mapping) -> str:
 
 
 def file_digest(folder: Path) -> str:
-    """sha256 of the stored images and captions: damage shows here."""
+    """sha256 of the three files of a pack: damage anywhere shows here."""
     total = hashlib.sha256()
-    for name in (IMAGES, CAPTIONS):
+    for name in (IMAGES, CAPTIONS, INDEX):
         with open(folder / name, "rb") as file:
             for block in iter(partial(file.read, 1 << 20), b""):
                 total.update(block)
