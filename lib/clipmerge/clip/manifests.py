@@ -62,7 +62,7 @@ class Manifest:
     options: Mapping = field(default_factory=dict)
 
 
-def _read_yaml(path: Path, schema: str) -> dict:
+def read_yaml(path: Path, schema: str) -> dict:
     """Parse `path` and validate it against ``data_manifests/schema/<schema>``."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf8"))
@@ -85,7 +85,7 @@ def _rules(schema: Path) -> Callable:
 @functools.cache
 def packages() -> Mapping[str, Package]:
     """All registered packages by name."""
-    entries = _read_yaml(paths.manifests() / "packages.yaml", "packages.schema.json")
+    entries = read_yaml(paths.manifests() / "packages.yaml", "packages.schema.json")
     return {name: Package(name=name, **entry) for name, entry in entries.items()}
 
 
@@ -99,7 +99,7 @@ def package(name: str) -> Package:
 @functools.cache
 def load(name: str) -> Manifest:
     """The manifest ``data_manifests/datasets/<name>.yaml``; an unknown or missing key is an error naming it."""
-    entry = _read_yaml(paths.manifests() / "datasets" / f"{name}.yaml", "dataset.schema.json")
+    entry = read_yaml(paths.manifests() / "datasets" / f"{name}.yaml", "dataset.schema.json")
     if entry["name"] != name:
         raise BadInput(f"{name}.yaml: expected name {name!r}, found {entry['name']!r}")
     return Manifest(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
