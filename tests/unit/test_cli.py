@@ -90,9 +90,9 @@ def test_convert_refuses_anything_else(content, words, place, capsys):
         ("merge --technique slerp --base base.safetensors --out m digits.safetensors", 2, "exactly two experts"),
         ("merge --technique ties --ema 0.3 --base base.safetensors --out m digits.safetensors", 2, "takes no weights"),
         ("merge --technique average --base none --out m digits.safetensors", 2, "none: expected a safetensors file"),
-        ("unify --base base.safetensors --out . digits.safetensors", 2, "never overwritten"),
+        ("unify --base base.safetensors --out . digits.safetensors", 2, "apart from all inputs"),
         ("decouple base.safetensors --task 0 --out d", 2, "expected the folder of a unified model"),
-        ("merge --technique average --base base.safetensors --out base.safetensors/m digits.safetensors", 1, "base"),
+        ("merge --technique average --base base.safetensors --out base.safetensors/m digits.safetensors", 2, "base"),
     ],
 )
 def test_errors_are_one_sentence_and_an_exit_code(command, code, words, place, capsys):

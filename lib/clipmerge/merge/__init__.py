@@ -10,6 +10,5 @@ def __getattr__(name: str) -> object:
     """What works on tensors comes when it is asked for: file to file nothing needs torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return (
-        getattr(import_module(f"{__name__}.deltas"), name) if name in OF_DELTAS else import_module(f"{__name__}.{name}")
-    )
+    module = import_module(f"{__name__}.{'deltas' if name in OF_DELTAS else name}")
+    return getattr(module, name) if name in OF_DELTAS else module

@@ -55,10 +55,8 @@ def emr(task: int | None = None, rescaler: str = "tensor_mean", scale: Number = 
     """
     among("rescaler", rescaler, RESCALERS)
 
-    def unified(
-        block: Block,
-    ) -> tuple[np.ndarray, np.ndarray, list[list[float]]]:  # in the precision deltas are kept in
-        return unify_chunk(block.deltas.astype(block.rows.dtype))
+    def unified(block: Block) -> tuple[np.ndarray, np.ndarray, list[list[float]]]:
+        return unify_chunk(block.deltas.astype(block.rows.dtype))  # in the precision deltas are kept in
 
     def merge(block: Block) -> np.ndarray:
         dense, bits, _ = unified(block)

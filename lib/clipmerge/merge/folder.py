@@ -1,11 +1,11 @@
 """A unified model on disk: one dense delta, one file of packed masks per task, and `triggers.json`.
 
 `unified.safetensors` holds u (fp32), `mask-000.safetensors` … one bit per parameter, `triggers.json` the tasks' names
-and rescalers.
+and rescalers; `notes.json`, if it is there, where base and experts came from.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -25,7 +25,7 @@ from clipmerge.merge.unifying import ratio, unify_rows
 if TYPE_CHECKING:
     from clipmerge.merge import condu
 
-DENSE, TRIGGERS = "unified.safetensors", "triggers.json"
+DENSE, TRIGGERS, NOTES = "unified.safetensors", "triggers.json", "notes.json"
 ReadRows = Callable[[str, int, int, np.ndarray], None]  # (tensor, start, stop, out float[experts, n]): fills in deltas
 
 
@@ -97,8 +97,12 @@ def write(
     kind: str,
     threads: int = 1,
     force: bool = False,
+    notes: Mapping[str, object] | None = None,
 ) -> Path:
-    """Unify, chunk by chunk, the deltas that `rows` reads, into a new folder that is there whole or not at all."""
+    """Unify, chunk by chunk, the deltas that `rows` reads, into a new folder that is there whole or not at all.
+
+    `notes`, kept in `notes.json`, say where the models came from.
+    """
     sizes = {name: prod(shape) for name, (shape, _) in layout.items()}
     with new_folder(path, force) as partial:
         with ExitStack() as stack:
@@ -123,6 +127,8 @@ def write(
         scales = [ratio(old, new, sizes, kind) for old, new in zip(norms, norms[len(names) :], strict=False)]
         tasks = [{"name": name, "rescaler": scale} for name, scale in zip(names, scales, strict=True)]
         files.write_json(partial / TRIGGERS, {"rescaler": kind, "tasks": tasks})
+        if notes:
+            files.write_json(partial / NOTES, notes)
     return Path(path)
 
 

@@ -1,7 +1,7 @@
 """Compiled loops of the merging techniques, each over one block (or chunk) of all models, in a written-down order.
 
 What numpy would do in a dozen operations is done in one, without a thread ever waiting for Python. Arrays are
-C-contiguous. `rows` are the experts' values as they were read, of a chunk; a loop goes over columns low … high of it and
+C-contiguous. `rows` are the experts' values as they were read, of a chunk; a loop goes over its columns low … high and
 computes in fp64.
 """
 
@@ -136,9 +136,9 @@ def products(a, b):
 @no_type_check
 def drawn(seed, out):
     """Fill with 32-bit numbers of the Mersenne twister, the ones that torch's generator of that seed gives."""
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (numba's own generator, one a thread)
     for j in range(out.size):
-        out[j] = np.random.randint(0, 1 << 32)
+        out[j] = np.random.randint(0, 1 << 32)  # noqa: NPY002
 
 
 @njit(nogil=True, cache=True)

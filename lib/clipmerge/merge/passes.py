@@ -26,6 +26,7 @@ Span = tuple[str, int, int]  # tensor name, start, stop
 Reader = Callable[
     ..., np.ndarray
 ]  # (name, start, stop[, out]): that part of a flattened tensor, floats in fp32 or fp64
+Cuts = Callable[[str], Sequence[Sequence[float]]]  # of a tensor: `Block.cuts`
 Emit = Callable[[str, int, np.ndarray], None]  # tensor name, start, merged values in fp32 or fp64
 
 
@@ -49,11 +50,7 @@ class Models:
         return [(name, *span) for name in sorted(names or self.layout) for span in spans(self.count(name), step)]
 
     def blocks(
-        self,
-        todo: Iterable[Span],
-        base: bool = True,
-        cuts: Callable[[str], Sequence] = lambda name: (),
-        **known: object,
+        self, todo: Iterable[Span], base: bool = True, cuts: Cuts = lambda name: (), **known: object
     ) -> Iterator[Block]:
         """Read chunk after chunk of every model and yield its blocks; NaN and Inf are refused by name."""
         places = [np.empty(0)] * 3
@@ -110,9 +107,7 @@ def run(
             merged = recipe.merge(block)
             merged = lines.apply(merged, block, factors[block.name]) if lines else merged
             (out,), place = fitted(place, (1, block.rows.shape[1]), block.rows.dtype)
-            out[block.low : block.high] = (
-                merged  # rounded here, once (and once more where the output is in fp16 or bf16)
-            )
+            out[block.low : block.high] = merged  # rounded here (and again where the output is in fp16 or bf16)
             if block.high == len(out):
                 emit(block.name, block.start - block.low, out)
 

@@ -69,11 +69,12 @@ def room(out: Path, wanted: int) -> None:
         raise BadInput(f"{out}: expected {wanted / MB:.0f} MB of free disk, found {free / MB:.0f}")
 
 
-def guard(out: str | Path, inputs: Iterable[Source | Stored], force: bool, folder: bool = False) -> Path:
+def guard(out: str | Path, inputs: Iterable[Source | Stored | Path], force: bool, folder: bool = False) -> Path:
     """Refuse an output that would touch an input, and, unless forced, one that is there already."""
     out = Path(out)
     target = out.resolve()
-    for place in (Path(place).resolve() for source in inputs for place in source.places):
+    places = [place for model in inputs for place in ([model] if isinstance(model, Path) else model.places)]
+    for place in map(Path.resolve, places):
         if target == place or place in target.parents or target in place.parents:
             raise BadInput(f"{out}: expected a place apart from all inputs, found that of {place}; inputs are kept")
     if not os.path.lexists(out):

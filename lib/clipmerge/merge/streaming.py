@@ -8,7 +8,7 @@ stand beside a base in fp32, or the other way round: deltas are fp32 in any case
 output that is there already is replaced, at the very end, only with `force`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,13 +45,17 @@ def unify(
     out: File,
     rescaler: str = "tensor_mean",
     names: Sequence[str] | None = None,
+    notes: Mapping[str, object] | None = None,
     force: bool = False,
     memory_budget_mb: Number = 1024,
     threads: int | None = None,
     backend: str = "pread",
     progress: Progress = None,
 ) -> Path:
-    """`condu.unify` of the experts' deltas, into the folder `out`; tasks are named after files or by `names`."""
+    """`condu.unify` of the experts' deltas, into the folder `out`; tasks are named after files or by `names`.
+
+    `notes` are kept beside it.
+    """
     theta, tuned = source(base), [source(expert) for expert in experts]
     if not tuned:
         raise BadInput("experts: expected at least one file, found none")
@@ -62,7 +66,7 @@ def unify(
     check(theta, tuned, out, folder.footprint(layout, len(tuned)), threads, 1, memory_budget_mb)
     with readers([theta, *tuned], backend, 1, progress) as opened:
         check_buffers(theta, tuned, opened)
-        return folder.write(out, layout, differences(layout, *opened), names, rescaler, threads, force)
+        return folder.write(out, layout, differences(layout, *opened), names, rescaler, threads, force, notes)
 
 
 def extend(
@@ -71,6 +75,7 @@ def extend(
     base: Model,
     out: File,
     name: str | None = None,
+    notes: Mapping[str, object] | None = None,
     force: bool = False,
     memory_budget_mb: Number = 1024,
     threads: int | None = None,
@@ -96,7 +101,7 @@ def extend(
             old(name, start, stop, out[:-1])
             new(name, start, stop, out[-1:])
 
-        return folder.write(out, layout, rows, names, stored.rescaler, threads, force)
+        return folder.write(out, layout, rows, names, stored.rescaler, threads, force, notes)
 
 
 def decouple(
