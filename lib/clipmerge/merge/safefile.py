@@ -1,5 +1,6 @@
 """Safetensors files in pieces: read the header alone, read any part of a tensor, write tensors as they come."""
 
+import itertools
 import json
 import mmap
 import os
@@ -82,6 +83,10 @@ def _parse(path: Path, entries: dict, data: int, end: int) -> Header:
         begins[name] = data + begin
         if stop - begin != size(*layout[name]) or begin < 0 or data + stop > end:
             raise BadInput(f"{path}: {name} should take {size(*layout[name])} bytes inside the file; it is cut short")
+    placed = sorted((begins[name], begins[name] + size(*layout[name]), name) for name in layout)
+    for (_, stop, one), (begin, _, other) in itertools.pairwise(placed):
+        if begin < stop:
+            raise BadInput(f"{path}: {one} and {other} should not overlap")
     return Header(path, layout, begins, meta)
 
 
