@@ -22,11 +22,14 @@ class Command:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; called with (done, total) elements."""
+def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on a terminal, to be called with (done, total) elements; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit="param", unit_scale=True, disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(desc=what, unit="param", unit_scale=True, leave=False) as bar:
 
         def advance(done: int, total: int) -> None:
             bar.total = total
