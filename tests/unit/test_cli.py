@@ -2,8 +2,12 @@ import pytest
 import torch
 
 from clipmerge import files
-from clipmerge.cli import COMMANDS, main
+from clipmerge.cli import COMMANDS, main, words
 from clipmerge.merge import apply_delta, condu, delta, techniques
+from clipmerge.merge.layout import FLOATS
+from clipmerge.merge.lines import SHAPES
+from clipmerge.merge.safefile import BACKENDS
+from clipmerge.merge.unifying import RESCALERS
 
 
 def state(seed):
@@ -90,9 +94,9 @@ def test_convert_refuses_anything_else(content, words, place, capsys):
         ("merge --technique slerp --base base.safetensors --out m digits.safetensors", 2, "exactly two experts"),
         ("merge --technique ties --ema 0.3 --base base.safetensors --out m digits.safetensors", 2, "takes no weights"),
         ("merge --technique average --base none --out m digits.safetensors", 2, "none: expected a safetensors file"),
-        ("unify --base base.safetensors --out . digits.safetensors", 2, "never overwritten"),
+        ("unify --base base.safetensors --out . digits.safetensors", 2, "apart from all inputs"),
         ("decouple base.safetensors --task 0 --out d", 2, "expected the folder of a unified model"),
-        ("merge --technique average --base base.safetensors --out base.safetensors/m digits.safetensors", 1, "base"),
+        ("merge --technique average --base base.safetensors --out base.safetensors/m digits.safetensors", 2, "base"),
     ],
 )
 def test_errors_are_one_sentence_and_an_exit_code(command, code, words, place, capsys):
@@ -116,3 +120,89 @@ def test_help_shows_an_example(command, capsys):
         main([command, "--help"])
     assert end.value.code == 0
     assert f"example:\n  clipmerge {command} " in capsys.readouterr().out
+
+
+def test_the_words_are_those_of_the_library():
+    assert sorted(words.TECHNIQUES) == list(techniques.names())
+    for name, options in words.TECHNIQUES.items():
+        assert options.keys() == techniques.find(name).options.keys(), name
+        assert (name in words.WEIGHTED) is techniques.find(name).weighted
+    assert words.RESCALERS == RESCALERS and tuple(SHAPES) == words.SHAPES and words.BACKENDS == BACKENDS
+    assert sorted(words.FLOATS) == sorted(FLOATS)
+
+
+@pytest.mark.parametrize(
+    ("technique", "given", "expected"),
+    [
+        ("ties", {"density": 0.2, "lambda": 0.5}, {"keep": 0.2, "scale": 0.5}),
+        ("dare_ties", {"density": 0.2}, {"drop": 0.8}),
+        ("breadcrumbs_ties", {"density": 0.3, "gamma": 0.05}, {"prune": 0.65, "top": 0.05}),
+        ("average", {"density": 0.3}, {"density": 0.3}),
+    ],
+)
+def test_the_fields_words_are_translated(technique, given, expected):
+    assert words.translated(technique, given) == expected
+
+
+RECIPE = """
+merge_method: {method}
+base_model: base.safetensors
+models:
+  - model: digits.safetensors
+    {first}
+  - model: flags.safetensors
+    {second}
+parameters: {options}
+{more}
+"""
+
+
+def recipe(place, method="ties", first="", second="", options="{density: 0.4, zero: none}", more="out: m.safetensors"):
+    folder = place / "recipes"
+    folder.mkdir(exist_ok=True)
+    for name in ("base", "digits", "flags"):
+        (place / f"{name}.safetensors").rename(folder / f"{name}.safetensors")
+    text = RECIPE.format(method=method, first=first, second=second, options=options, more=more)
+    (folder / "r.yaml").write_text(text)
+    return str(folder / "r.yaml")
+
+
+def test_a_recipe_says_the_same_as_options(place):
+    assert main(["merge", recipe(place)]) == 0
+    expected = techniques.merge("ties", [state(1), state(2)], state(0), keep=0.4, zero="none")
+    assert same(files.load_tensors("recipes/m.safetensors"), expected)
+
+
+def test_a_recipe_with_weights(place):
+    weights = {"first": "parameters: {weight: 1}", "second": "parameters: {weight: 3}"}
+    path = recipe(place, "linear", options="{}", more="dtype: float16", **weights)
+    assert main(["merge", path, "--out", "m.safetensors"]) == 0
+    expected = techniques.merge("average", [state(1), state(2)], state(0), weights=[1, 3])
+    assert same(files.load_tensors("m.safetensors"), {n: x.half() for n, x in expected.items()})
+
+
+@pytest.mark.parametrize(
+    ("how", "more", "said"),
+    [
+        ({"method": "karcher"}, [], "merge_method should be one of average"),
+        ({"more": "tokenizer_source: union"}, [], "found 'tokenizer_source'"),
+        ({"first": "weight: 1"}, [], "found 'weight'"),
+        ({"first": "parameters: {weight: 1}"}, [], "a weight for every model or for none"),
+        (
+            {"first": "parameters: {weight: [1, 2]}", "second": "parameters: {weight: 1}"},
+            [],
+            "weight should be a number",
+        ),
+        ({"options": "{normalize: true}"}, [], "'normalize'"),
+        ({"more": ""}, [], "expected --out"),
+        ({"more": "{"}, [], "expected YAML"),
+        ({}, ["--technique", "ties"], "found --technique too"),
+        ({}, ["--density", "0.3"], "found --density too"),
+        ({}, ["other.safetensors"], "found other.safetensors too"),
+    ],
+)
+def test_a_recipe_is_heeded_or_refused(how, more, said, place, capsys):
+    assert main(["merge", recipe(place, **how), *more]) == 2
+    found = capsys.readouterr().err
+    assert said in found and found.count("\n") == 1
+    assert not list(place.rglob("m.safetensors"))

@@ -63,7 +63,7 @@ def warm_up(folder: Path) -> None:
     streaming.unify(file, [file], folder / "one", rescaler="none")
     streaming.extend(folder / "one", file, file, folder / "two", "second")
     for technique in ("ties", "average"):
-        streaming.merge(technique, file, [file], file)
+        streaming.merge(technique, file, [file], folder / technique)
 
 
 def read(sources: Sequence[Path]) -> None:

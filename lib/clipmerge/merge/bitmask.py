@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 from clipmerge.errors import BadInput
-
-
-def packed_size(count: int) -> int:
-    """Bytes that `count` bits take."""
-    return (count + 7) // 8
+from clipmerge.merge.kernels import packed_size, unpack_bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +42,3 @@ def pack(mask: Tensor) -> PackedMask:
     if mask.dtype != torch.bool:
         raise BadInput(f"pack: expected a boolean tensor, found {mask.dtype}")
     return PackedMask(torch.from_numpy(np.packbits(mask.reshape(-1).cpu().numpy())), tuple(mask.shape))
-
-
-def unpack_bits(bits: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` bits of a uint8 array, as booleans."""
-    return np.unpackbits(bits, count=count).view(np.bool_)

@@ -5,23 +5,22 @@
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from clipmerge.errors import BadInput
-from clipmerge.merge.bitmask import PackedMask, packed_size, unpack_bits
-from clipmerge.merge.deltas import check_layout, layout
-from clipmerge.merge.kernels import chunk, l1, rebuild, spans, unify_chunk
+from clipmerge.merge.bitmask import PackedMask, packed_size
+from clipmerge.merge.deltas import layout
+from clipmerge.merge.kernels import chunk, l1, spans
+from clipmerge.merge.layout import check_layout
+from clipmerge.merge.unifying import RESCALERS, distinct, find, known_rescaler, ratio, reconstruct, unify_rows
 
-Named = TypeVar("Named")  # a Trigger, in memory or on disk
-RESCALERS = ("tensor_mean", "global_l1", "none")
+__all__ = ["RESCALERS", "Trigger", "Unified", "agree", "decouple", "elect", "extend", "rescaler", "unify"]
 Rows = Callable[[str, int, int], np.ndarray]  # (tensor name, start, stop) -> that part of one flattened delta
 
 
@@ -73,25 +72,6 @@ def norms(state: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: math.fsum(l1(read(name, *span)) for span in spans(x.numel())) for name, x in state.items()}
 
 
-def ratio(before: Mapping[str, float], after: Mapping[str, float], sizes: Mapping[str, int], kind: str) -> float:
-    """The rescaler from the tensors' L1 norms before (d) and after (M ⊙ u) unifying."""
-    if known_rescaler(kind) == "none":
-        return 1.0
-    share = {name: 1 / size if kind == "tensor_mean" else 1.0 for name, size in sizes.items() if size}
-    old, new = (math.fsum(norm[name] * share[name] for name in share) for norm in (before, after))
-    if old == 0 or new == 0:
-        warnings.warn("a delta has magnitude 0 before or after unifying; its rescaler is 0", stacklevel=2)
-        return 0.0
-    return old / new
-
-
-def known_rescaler(kind: str) -> str:
-    """`kind`, if there is such a rescaler."""
-    if kind not in RESCALERS:
-        raise BadInput(f"rescaler: expected one of {', '.join(RESCALERS)}, found {kind!r}")
-    return kind
-
-
 def unify(
     deltas: Sequence[Mapping[str, Tensor]], rescaler: str = "tensor_mean", names: Sequence[str] | None = None
 ) -> Unified:
@@ -127,23 +107,6 @@ def decouple(unified: Unified, task: int | str) -> dict[str, Tensor]:
     return {n: torch.from_numpy(read(n, 0, u.numel())).reshape(u.shape) for n, u in unified.delta.items()}
 
 
-def find(triggers: Sequence[Named], task: int | str) -> Named:
-    """The trigger of one task, by position (from 0) or name."""
-    known = [trigger.name for trigger in triggers]
-    if isinstance(task, int) and -len(known) <= task < len(known):
-        return triggers[task]
-    if task in known:
-        return triggers[known.index(task)]
-    raise BadInput(f"task: expected one of {', '.join(known)} or its position, found {task!r}")
-
-
-def distinct(names: Sequence[str], count: int) -> list[str]:
-    """The names, if there are `count` of them and all differ."""
-    if len(names) != count or len(set(names)) != count:
-        raise BadInput(f"names: expected {count} different names, found {', '.join(names)}")
-    return list(names)
-
-
 def rows_of(state: Mapping[str, Tensor]) -> Rows:
     """Read parts of the flattened tensors of a state dict."""
     flat = {name: tensor.detach().reshape(-1).cpu().numpy() for name, tensor in state.items()}
@@ -159,23 +122,6 @@ def rows_of_task(delta: Mapping[str, Tensor], trigger: Trigger) -> Rows:
         return reconstruct(dense(name, start, stop), bits, trigger.rescaler)
 
     return read
-
-
-def reconstruct(unified: np.ndarray, bits: np.ndarray, rescaler: float, out: np.ndarray | None = None) -> np.ndarray:
-    """λ · M ⊙ u for one chunk, M packed; in u's dtype."""
-    out = np.empty_like(unified) if out is None else out
-    rebuild(unified, unpack_bits(bits, unified.size), unified.dtype.type(rescaler), out)
-    return out
-
-
-def unify_rows(name: str, rows: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[list[float]]]:
-    """`unify_chunk` of one tensor's deltas float[experts, n]; NaN and Inf are refused by name."""
-    unified, bits, norms = unify_chunk(rows)
-    for block in norms:
-        for label, norm in zip(labels, block, strict=False):  # the first half: Σ|d|
-            if not math.isfinite(norm):
-                raise BadInput(f"{label}: {name} should hold finite numbers, found NaN or Inf")
-    return unified, bits, norms
 
 
 def _unify(like: Mapping[str, Tensor], rows: Sequence[Rows], kind: str, names: Sequence[str]) -> Unified:

@@ -8,15 +8,17 @@ from torch import Tensor
 
 from clipmerge import files
 from clipmerge.errors import BadInput
+from clipmerge.merge.preflight import guard
 from clipmerge.merge.techniques import tied
 
 
-def convert(source: str | Path, out: str | Path) -> Path:
+def convert(source: str | Path, out: str | Path, force: bool = False) -> Path:
     """Write the state dict of a `.pt` checkpoint (bare, or under "state_dict") as safetensors.
 
     The prefix that DataParallel puts before every key is dropped. Tied tensors are written in full, as open_clip wants
     to find them, and listed in the file's meta record, so that they are merged once.
     """
+    out = guard(out, [Path(source)], force)
     state = _load(Path(source))
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
@@ -24,7 +26,7 @@ def convert(source: str | Path, out: str | Path) -> Path:
     aliases = tied(state, [])
     whole = {name: tensor.clone() for name, tensor in state.items()}  # no shared storage: safetensors refuses it
     files.save_tensors(out, whole, {"tied": aliases} if aliases else None)
-    return Path(out)
+    return out
 
 
 def _load(path: Path) -> dict[str, Tensor]:

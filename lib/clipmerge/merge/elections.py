@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from clipmerge.errors import BadInput
-from clipmerge.merge import condu
-from clipmerge.merge.kernels import l1
+from clipmerge.merge.kernels import unify_chunk
 from clipmerge.merge.registry import Block, Number, Recipe, among, technique, within
+from clipmerge.merge.unifying import RESCALERS, ratio, reconstruct
 
 
 @technique(symmetric=False)  # only where two magnitudes are exactly equal does order matter
@@ -20,11 +19,11 @@ def magmax(scale: Number = 1.0, equal: str = "later") -> Recipe:
     """
     among("equal", equal, ("later", "first"))
 
-    def merge(block: Block) -> Tensor:
+    def merge(block: Block) -> np.ndarray:
         best = block.deltas[0]
         for d in block.deltas[1:]:
-            wins = d.abs() >= best.abs() if equal == "later" else d.abs() > best.abs()
-            best = torch.where(wins, d, best)
+            wins = abs(d) >= abs(best) if equal == "later" else abs(d) > abs(best)
+            best = np.where(wins, d, best)
         return block.base + scale * best
 
     return Recipe(merge)
@@ -39,9 +38,9 @@ def tall_mask(scale: Number = 1.0, sharpness: Number = 0.4, consensus: int = 2) 
     within("sharpness", sharpness, 0, math.inf)
     within("consensus", consensus, 0, math.inf)
 
-    def merge(block: Block) -> Tensor:
+    def merge(block: Block) -> np.ndarray:
         multi = sum(block.deltas)
-        votes = sum((d.abs() > sharpness * (multi - d).abs()).int() for d in block.deltas)
+        votes = sum((abs(d) > sharpness * abs(multi - d)).astype(np.int64) for d in block.deltas)
         return block.base + scale * multi * (votes >= consensus)
 
     return Recipe(merge)
@@ -54,31 +53,23 @@ def emr(task: int | None = None, rescaler: str = "tensor_mean", scale: Number = 
     θ = θ⁰ + s u with no `task`, θ = θ⁰ + s λ_i M_i ⊙ u for task i: `condu.unify` and `decouple`, in one call and, like
     them, of deltas kept in fp32.
     """
-    among("rescaler", rescaler, condu.RESCALERS)
+    among("rescaler", rescaler, RESCALERS)
 
-    def merge(block: Block) -> Tensor:
-        unified = _unified(block)
-        if task is None:
-            return block.base + scale * unified
-        kept = condu.agree(_task(block, task), unified)
-        return block.base + scale * (torch.where(kept, block.known * unified, 0))
+    def unified(block: Block) -> tuple[np.ndarray, np.ndarray, list[list[float]]]:
+        return unify_chunk(block.deltas.astype(block.rows.dtype))  # in the precision deltas are kept in
+
+    def merge(block: Block) -> np.ndarray:
+        dense, bits, _ = unified(block)
+        return block.base + scale * (dense if task is None else reconstruct(dense, bits[task], block.known))
 
     def norms(block: Block) -> list[float]:
-        unified, delta = _unified(block), _task(block, task)
-        return [l1(delta.numpy()), l1((unified * condu.agree(delta, unified)).numpy()), float(len(delta))]
+        if not 0 <= task < len(block.rows):
+            raise BadInput(f"task: expected a position from 0 to {len(block.rows) - 1}, found {task}")
+        ((*sums,),) = unified(block)[2]
+        return [sums[task], sums[len(block.rows) + task], float(block.high - block.low)]
 
     def conclude(sums: Mapping[str, list[float]]) -> float:
         before, after, counts = ({name: values[part] for name, values in sums.items()} for part in range(3))
-        return condu.ratio(before, after, {name: int(count) for name, count in counts.items()}, rescaler)
+        return ratio(before, after, {name: int(count) for name, count in counts.items()}, rescaler)
 
     return Recipe(merge, measure=None if task is None else norms, conclude=conclude)
-
-
-def _unified(block: Block) -> Tensor:
-    return condu.elect(block.deltas.to(block.dtype))  # in the precision that deltas are kept in
-
-
-def _task(block: Block, task: int) -> Tensor:
-    if not 0 <= task < len(block.deltas):
-        raise BadInput(f"task: expected a position from 0 to {len(block.deltas) - 1}, found {task}")
-    return block.deltas[task].to(block.dtype)

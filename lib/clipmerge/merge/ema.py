@@ -1,14 +1,14 @@
 """Exponential moving averages: fold any technique over a sequence of experts (TIME)."""
 
-from collections.abc import Mapping, Sequence
-
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from clipmerge.errors import BadInput
 from clipmerge.merge.registry import Number
-from clipmerge.merge.techniques import find, merge
+from clipmerge.merge.techniques import State, find, merge
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    import torch
 
 
 def pair(name: str, weight: Number | None = None) -> list[Number] | None:
@@ -38,7 +38,7 @@ def fold(
     weight: Number | None = None,
     start: str = "first",
     **options: object,
-) -> dict[str, Tensor]:
+) -> dict[str, "torch.Tensor"]:
     """r ← f(e_k, r) over all experts, oldest first: θ^EMA_k = w e_k + (1 − w) θ^EMA_{k−1} for the average.
 
     `start`: the fold begins with the "first" expert (TIME's double_merge) or the "base" (its ema_paint, zs_paint).

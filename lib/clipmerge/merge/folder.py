@@ -1,29 +1,31 @@
 """A unified model on disk: one dense delta, one file of packed masks per task, and `triggers.json`.
 
 `unified.safetensors` holds u (fp32), `mask-000.safetensors` … one bit per parameter, `triggers.json` the tasks' names
-and rescalers.
+and rescalers; `notes.json`, if it is there, where base and experts came from.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from clipmerge import files
 from clipmerge.errors import BadInput
-from clipmerge.merge import condu
-from clipmerge.merge.bitmask import PackedMask, packed_size
-from clipmerge.merge.kernels import chunk, spans
-from clipmerge.merge.passes import Span, parallel, totals
-from clipmerge.merge.safefile import Header, Layout, header, new_folder, size, writing
+from clipmerge.merge.kernels import chunk, packed_size, spans
+from clipmerge.merge.layout import Layout, size
+from clipmerge.merge.passes import Span, fitted, parallel, totals
+from clipmerge.merge.safefile import Header, header, new_folder, writing
+from clipmerge.merge.unifying import ratio, unify_rows
 
-DENSE, TRIGGERS = "unified.safetensors", "triggers.json"
-WIDE = {torch.float32: np.float32, torch.float64: np.float64}  # what deltas are kept in
+if TYPE_CHECKING:
+    from clipmerge.merge import condu
+
+DENSE, TRIGGERS, NOTES = "unified.safetensors", "triggers.json", "notes.json"
 ReadRows = Callable[[str, int, int, np.ndarray], None]  # (tensor, start, stop, out float[experts, n]): fills in deltas
 
 
@@ -45,6 +47,11 @@ class Stored:
     tasks: tuple[Task, ...]
     rescaler: str
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The folder."""
+        return (self.path,)
+
 
 def masks(task: int) -> str:
     """File name of one task's masks."""
@@ -53,7 +60,7 @@ def masks(task: int) -> str:
 
 def packed(layout: Layout) -> Layout:
     """Layout of the packed masks of tensors of this layout."""
-    return {name: ((packed_size(prod(shape)),), torch.uint8) for name, (shape, _) in layout.items()}
+    return {name: ((packed_size(prod(shape)),), "uint8") for name, (shape, _) in layout.items()}
 
 
 def footprint(layout: Layout, tasks: int) -> int:
@@ -82,10 +89,22 @@ def stored(path: str | Path) -> Stored:
     return Stored(path, delta, tasks, kind)
 
 
-def write(path: str | Path, layout: Layout, rows: ReadRows, names: Sequence[str], kind: str, threads: int = 1) -> Path:
-    """Unify, chunk by chunk, the deltas that `rows` reads, into a new folder that is there whole or not at all."""
+def write(
+    path: str | Path,
+    layout: Layout,
+    rows: ReadRows,
+    names: Sequence[str],
+    kind: str,
+    threads: int = 1,
+    force: bool = False,
+    notes: Mapping[str, object] | None = None,
+) -> Path:
+    """Unify, chunk by chunk, the deltas that `rows` reads, into a new folder that is there whole or not at all.
+
+    `notes`, kept in `notes.json`, say where the models came from.
+    """
     sizes = {name: prod(shape) for name, (shape, _) in layout.items()}
-    with new_folder(path) as partial:
+    with new_folder(path, force) as partial:
         with ExitStack() as stack:
             put = stack.enter_context(writing(partial / DENSE, layout))
             marks = [stack.enter_context(writing(partial / masks(k), packed(layout))) for k in range(len(names))]
@@ -93,33 +112,31 @@ def write(path: str | Path, layout: Layout, rows: ReadRows, names: Sequence[str]
             def unify(todo: Iterable[Span]) -> list[tuple[str, list[float]]]:
                 norms, place = [], np.empty(0)
                 for name, start, stop in todo:
-                    deltas, place = _rows(place, (len(names), stop - start), WIDE[layout[name][1]])
+                    deltas, place = fitted(place, (len(names), stop - start), layout[name][1])
                     rows(name, start, stop, deltas)
-                    unified, bits, found = condu.unify_rows(name, deltas, names)
-                    put(name, start, torch.from_numpy(unified))
+                    unified, bits, found = unify_rows(name, deltas, names)
+                    put(name, start, unified)
                     for mark, part in zip(marks, bits, strict=True):
-                        mark(name, start // 8, torch.from_numpy(part))
+                        mark(name, start // 8, part)
                     norms += [(name, block) for block in found]
                 return norms
 
             todo = [(name, *span) for name in sorted(sizes) for span in spans(sizes[name], chunk(len(names)))]
             sums = totals(parallel(unify, todo, threads))
         norms = [{name: values[k] for name, values in sums.items()} for k in range(2 * len(names))]
-        scales = [condu.ratio(old, new, sizes, kind) for old, new in zip(norms, norms[len(names) :], strict=False)]
+        scales = [ratio(old, new, sizes, kind) for old, new in zip(norms, norms[len(names) :], strict=False)]
         tasks = [{"name": name, "rescaler": scale} for name, scale in zip(names, scales, strict=True)]
         files.write_json(partial / TRIGGERS, {"rescaler": kind, "tasks": tasks})
+        if notes:
+            files.write_json(partial / NOTES, notes)
     return Path(path)
 
 
-def _rows(place: np.ndarray, shape: tuple[int, int], dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    # The same memory for every chunk: fresh pages from the kernel would cost as much as the arithmetic.
-    if place.dtype != dtype or place.size < prod(shape):
-        place = np.empty(prod(shape), dtype)
-    return place[: prod(shape)].reshape(shape), place
-
-
-def load(path: str | Path) -> condu.Unified:
+def load(path: str | Path) -> "condu.Unified":
     """Read a unified model into memory."""
+    from clipmerge.merge import condu  # brings torch
+    from clipmerge.merge.bitmask import PackedMask
+
     source = stored(path)
     shapes = {name: shape for name, (shape, _) in source.delta.layout.items()}
     triggers = []
@@ -129,15 +146,17 @@ def load(path: str | Path) -> condu.Unified:
     return condu.Unified(files.load_tensors(source.delta.path), tuple(triggers), source.rescaler)
 
 
-def save(unified: condu.Unified, path: str | Path) -> Path:
+def save(unified: "condu.Unified", path: str | Path) -> Path:
     """Write a unified model held in memory: the same bytes as unifying file to file."""
-    layout = {name: (tuple(x.shape), x.dtype) for name, x in unified.delta.items()}
+    from clipmerge.merge import deltas  # brings torch
+
+    layout = deltas.layout(unified.delta)
     with new_folder(path) as partial:
         parts = [unified.delta, *({n: m.bits for n, m in t.mask.items()} for t in unified.triggers)]
         for k, part in enumerate(parts):
             with writing(partial / (masks(k - 1) if k else DENSE), packed(layout) if k else layout) as put:
                 for name, tensor in part.items():
-                    put(name, 0, tensor.reshape(-1))
+                    put(name, 0, tensor.reshape(-1).numpy())
         tasks = [{"name": trigger.name, "rescaler": trigger.rescaler} for trigger in unified.triggers]
         files.write_json(partial / TRIGGERS, {"rescaler": unified.rescaler, "tasks": tasks})
     return Path(path)

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 BLOCK = 1 << 14  # elements whose sums are taken together, whatever the chunk: this is what fixes the order of sums
-TOGETHER = 256  # blocks, of all models together, that one thread holds at a time: memory does not grow with the models
+TOGETHER = 64  # blocks, of all models together, that one thread holds at a time: memory does not grow with the models
 STRIP = 1 << 11  # elements of all models that a loop goes over before it turns to the next; divides BLOCK
 LANES = 16  # partial sums of a block: element j goes to lane j mod 16, so that the compiler can use wide registers
 UNROLL = 4 * LANES  # elements added per turn of a loop, or every turn would wait for the last
@@ -26,6 +26,16 @@ def spans(count: int, step: int = BLOCK) -> list[tuple[int, int]]:
 def chunk(models: int) -> int:
     """Elements of each of so many models that a thread takes at a time: whole blocks, fewer the more models."""
     return max(1, TOGETHER // models) * BLOCK
+
+
+def packed_size(count: int) -> int:
+    """Bytes that `count` bits take."""
+    return (count + 7) // 8
+
+
+def unpack_bits(bits: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` bits of a uint8 array, as booleans."""
+    return np.unpackbits(bits, count=count).view(np.bool_)
 
 
 def l1(row: np.ndarray) -> float:
@@ -49,7 +59,7 @@ def unify_chunk(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[list[flo
     unified, masks = np.empty(rows.shape[1], rows.dtype), np.empty(rows.shape, np.bool_)
     sums = np.zeros((-(-n // BLOCK), 2 * experts, LANES))
     _unify(rows, unified, masks, sums)
-    bits = np.packbits(masks, axis=1)[:, : (n + 7) // 8]
+    bits = np.packbits(masks, axis=1)[:, : packed_size(n)]
     return unified[:n], bits, [[math.fsum(lanes) for lanes in block] for block in sums.tolist()]
 
 

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from clipmerge.errors import BadInput
 from clipmerge.merge import loops
@@ -16,7 +14,7 @@ from clipmerge.merge.registry import Block, Number, Recipe, technique, within
 @technique(weighted=True)
 def average() -> Recipe:
     """θ = Σ_k w_k θ_k, Σ w = 1 (Wortsman et al. 2022, arXiv 2203.05482). Default: uniform weights."""
-    return Recipe(lambda block: mean(block.experts, block.weights), base=False)
+    return Recipe(lambda block: mean(block, block.weights), base=False)
 
 
 @technique()
@@ -26,7 +24,13 @@ def task_arithmetic(scale: Number = 1.0) -> Recipe:
     A sum, not a mean: TIME's configs use s from 0.1 to 1. In its EMA fold the reference stays the base:
     θ⁰ + s [(e − θ⁰) + (r − θ⁰)].
     """
-    return Recipe(lambda block: block.base + scale * sum(block.deltas))
+
+    def merge(block: Block) -> np.ndarray:
+        out = block.empty()
+        loops.added(block.rows, block.origin, scale, block.low, block.high, out)
+        return out
+
+    return Recipe(merge)
 
 
 @technique(pair=True, weighted=True)
@@ -37,15 +41,18 @@ def slerp(swap: bool = False, linear_above: Number = 0.9995) -> Recipe:
     weight to the *second* model: `swap=True`.
     """
 
-    def merge(block: Block) -> Tensor:
+    def merge(block: Block) -> np.ndarray:
         wa, wb = reversed(block.weights) if swap else block.weights
         cos = block.known[block.name]
         if math.isnan(cos) or abs(cos) > linear_above:
-            return mean(block.experts, (wa, wb))
-        (a, b), omega = block.experts, math.acos(cos)
-        return (math.sin(wa * omega) * a + math.sin(wb * omega) * b) / math.sin(omega)
+            return mean(block, (wa, wb))
+        omega = math.acos(cos)
+        return mean(block, [math.sin(w * omega) / math.sin(omega) for w in (wa, wb)])
 
-    return Recipe(merge, measure=lambda block: products(*block.experts), conclude=cosines, base=False)
+    def measure(block: Block) -> tuple[float, float, float]:
+        return loops.products(*(row[block.low : block.high] for row in block.rows))
+
+    return Recipe(merge, measure=measure, conclude=cosines, base=False)
 
 
 @technique(pair=True)
@@ -55,12 +62,12 @@ def model_stock() -> Recipe:
     Where a delta is zero or c = −1 there is no such r and θ = θ⁰. TIME's code adds 1e-8 to the norms instead.
     """
 
-    def merge(block: Block) -> Tensor:
+    def merge(block: Block) -> np.ndarray:
         cos = block.known[block.name]
         r = 0.0 if math.isnan(cos) or cos == -1 else 2 * cos / (1 + cos)
-        return r * mean(block.experts, (0.5, 0.5)) + (1 - r) * block.base
+        return mean(block, (r / 2, r / 2)) + (1 - r) * block.base
 
-    return Recipe(merge, measure=lambda block: products(*block.deltas), conclude=cosines)
+    return Recipe(merge, measure=lambda block: loops.products(*block.deltas), conclude=cosines)
 
 
 @technique(weighted=True)
@@ -72,13 +79,11 @@ def fisher(floor: Number = 0.0) -> Recipe:
     """
     within("floor", floor, 0, math.inf)
 
-    def merge(block: Block) -> Tensor:
-        shares = [w * (f + floor) for w, f in zip(block.weights, block.fishers, strict=True)]
-        if any((f < 0).any() for f in block.fishers):
+    def merge(block: Block) -> np.ndarray:
+        out, weights = block.empty(), np.array(block.weights, np.float64)
+        if not loops.fisher(block.rows, block.diagonals, weights, float(floor), block.low, block.high, out):
             raise BadInput(f"fishers: {block.name} should hold numbers ≥ 0, found a negative one")
-        total = sum(shares)
-        weighted = sum(f * e for f, e in zip(shares, block.experts, strict=True))
-        return torch.where(total > 0, weighted / total, mean(block.experts, block.weights))
+        return out
 
     return Recipe(merge, fishers=True, base=False)
 
@@ -87,23 +92,18 @@ def fisher(floor: Number = 0.0) -> Recipe:
 def random(scale: Number = 1.0) -> Recipe:
     """θ_j = θ⁰_j + s τ_{k(j), j}: every coordinate from an expert k(j) drawn uniformly (TIME's control)."""
 
-    def merge(block: Block) -> Tensor:
-        choice = torch.randint(len(block.experts), block.base.shape, generator=block.generator())
-        return block.base + scale * sum(d * (choice == k) for k, d in enumerate(block.deltas))
+    def merge(block: Block) -> np.ndarray:
+        choice = block.drawn() % len(block.rows)
+        return block.base + scale * block.deltas[choice, np.arange(len(choice))]
 
     return Recipe(merge)
 
 
-def mean(vectors: Float[Tensor, "k n"], weights: Sequence[Number]) -> Float[Tensor, " n"]:
-    """Σ w_k v_k, for weights that sum to one."""
-    out = torch.empty(vectors.shape[1], dtype=torch.float64)
-    loops.weighted(vectors.numpy(), np.array(weights, np.float64), out.numpy())
+def mean(block: Block, weights: Sequence[Number]) -> Float[np.ndarray, " n"]:
+    """Σ w_k θ_k."""
+    out = block.empty()
+    loops.weighted(block.rows, np.array(weights, np.float64), block.low, block.high, out)
     return out
-
-
-def products(a: Tensor, b: Tensor) -> list[float]:
-    """(a·a, b·b, a·b): what a cosine needs, additive over blocks."""
-    return [(a * a).sum().item(), (b * b).sum().item(), (a * b).sum().item()]
 
 
 def cosines(sums: Mapping[str, list[float]]) -> dict[str, float]:

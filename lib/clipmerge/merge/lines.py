@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
 
 from clipmerge.merge.registry import Block, Number, among
 
@@ -45,6 +45,6 @@ class Lines:
 
         return {name: factor(name) for name in names}
 
-    def apply(self, merged: Tensor, block: Block, factor: Number) -> Tensor:
+    def apply(self, merged: np.ndarray, block: Block, factor: Number) -> np.ndarray:
         """Scale one merged block."""
         return factor * merged if self.of == "weights" else block.base + factor * (merged - block.base)

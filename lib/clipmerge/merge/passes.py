@@ -4,7 +4,7 @@ Work is dealt out to threads in chunks of a tensor, a few blocks of every model;
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,27 +13,28 @@ from threading import Event
 from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from clipmerge.errors import BadInput
-from clipmerge.merge.deltas import master
 from clipmerge.merge.kernels import chunk, spans
+from clipmerge.merge.layout import Layout, master
 from clipmerge.merge.lines import Lines
-from clipmerge.merge.loops import LOW, count, count_within, widen
+from clipmerge.merge.loops import LOW, count, count_within, strange
 from clipmerge.merge.registry import Block, Number, Recipe, group
 
 Result = TypeVar("Result")
 Span = tuple[str, int, int]  # tensor name, start, stop
-Reader = Callable[[str, int, int], Tensor]  # that part of one flattened tensor, in the model's dtype
-Emit = Callable[[str, int, Tensor], None]  # tensor name, start, merged values in the tensor's dtype
+Reader = Callable[
+    ..., np.ndarray
+]  # (name, start, stop[, out]): that part of a flattened tensor, floats in fp32 or fp64
+Cuts = Callable[[str], Sequence[Sequence[float]]]  # of a tensor: `Block.cuts`
+Emit = Callable[[str, int, np.ndarray], None]  # tensor name, start, merged values in fp32 or fp64
 
 
 @dataclass(frozen=True)
 class Models:
     """The models to merge: shapes and dtypes of what is merged, readers of base and experts, names for errors."""
 
-    layout: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    layout: Layout
     base: Reader
     experts: Sequence[Reader]
     labels: Sequence[str]
@@ -48,25 +49,35 @@ class Models:
         step = chunk(1 + len(self.experts) + len(self.fishers))
         return [(name, *span) for name in sorted(names or self.layout) for span in spans(self.count(name), step)]
 
-    def blocks(self, name: str, start: int, stop: int, base: bool = True, **known: object) -> Iterator[Block]:
-        """Read one chunk of every model and yield its blocks, in fp64; NaN and Inf are refused by name."""
-        wide = master(self.layout[name][1])
-        files = (self.experts, self.fishers)
-        experts, fishers = ([read(name, start, stop).to(wide) for read in readers] for readers in files)
-        origin = self.base(name, start, stop).to(wide) if base else None
-        for low, high in spans(stop - start):
-            values, finite = _widened([x[low:high] for x in experts])
-            if not all(finite):
-                label = self.labels[finite.index(False)]
-                raise BadInput(f"{label}: {name} should hold finite numbers, found NaN or Inf")
-            diagonals = _widened([x[low:high] for x in fishers])[0] if fishers else None
-            zero = None if origin is None else origin[low:high].double()
-            yield Block(name, start + low, values, zero, diagonals, dtype=wide, **known)
+    def blocks(
+        self, todo: Iterable[Span], base: bool = True, cuts: Cuts = lambda name: (), **known: object
+    ) -> Iterator[Block]:
+        """Read chunk after chunk of every model and yield its blocks; NaN and Inf are refused by name."""
+        places = [np.empty(0)] * 3
+        for name, start, stop in todo:
+            wide, parts = master(self.layout[name][1]), []
+            for k, files in enumerate((self.experts, self.fishers, [self.base] * base)):
+                rows, places[k] = fitted(places[k], (len(files), stop - start), wide)
+                for row, read in zip(rows, files, strict=True):
+                    read(name, start, stop, row)
+                parts.append(rows)
+            experts, fishers, origin = parts
+            for rows, labels in ((origin, ["the base"]), (experts, self.labels), (fishers, ["fishers"] * len(fishers))):
+                if (bad := strange(rows)) >= 0:
+                    raise BadInput(f"{labels[bad]}: {name} should hold finite numbers, found NaN or Inf")
+            theta, diagonals = origin[0] if base else None, fishers if len(fishers) else None
+            for low, high in spans(stop - start):
+                yield Block(name, start + low, low, high, experts, theta, diagonals, cuts=cuts(name), **known)
 
 
-def _widened(rows: Sequence[Tensor]) -> tuple[Tensor, list[bool]]:
-    out = np.empty((len(rows), len(rows[0])))
-    return torch.from_numpy(out), [widen(row.numpy(), wide) for row, wide in zip(rows, out, strict=True)]
+def fitted(place: np.ndarray, shape: tuple[int, int], dtype: str | np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """An array of that shape, in memory kept from chunk to chunk, which is returned too and grows where it must.
+
+    Fresh pages from the kernel would cost as much as the arithmetic.
+    """
+    if place.dtype != dtype or place.size < prod(shape):
+        place = np.empty(prod(shape), dtype)
+    return place[: prod(shape)].reshape(shape), place
 
 
 def run(
@@ -82,23 +93,23 @@ def run(
     factors = lines.factors(models.layout) if lines else {}
     cuts = thresholds(recipe, models, threads) if recipe.ranks else {}
 
-    needed = recipe.base or bool(lines)
+    def cut(name: str) -> Sequence[Sequence[float]]:
+        return cuts[group(name, recipe.per)] if cuts else ()
 
-    def blocks(span: Span, **known: object) -> Iterator[Block]:
-        cut = cuts.get(group(span[0], recipe.per), ())
-        return models.blocks(*span, base=needed, weights=tuple(weights), seed=seed, cuts=cut, **known)
+    blocks = partial(models.blocks, base=recipe.base or bool(lines), cuts=cut, weights=tuple(weights), seed=seed)
 
     def measure(todo: Iterable[Span]) -> list[tuple[str, Sequence[float]]]:
-        return [(block.name, recipe.measure(block)) for span in todo for block in blocks(span)]
+        return [(block.name, recipe.measure(block)) for block in blocks(todo)]
 
     def merge(todo: Iterable[Span], known: object) -> None:
-        for name, start, stop in todo:
-            out = torch.empty(stop - start, dtype=models.layout[name][1])
-            for block in blocks((name, start, stop), known=known):
-                merged = recipe.merge(block)
-                merged = lines.apply(merged, block, factors[name]) if lines else merged
-                out[block.start - start :][: len(merged)] = merged  # rounded here, once
-            emit(name, start, out)
+        place = np.empty(0)
+        for block in blocks(todo, known=known):
+            merged = recipe.merge(block)
+            merged = lines.apply(merged, block, factors[block.name]) if lines else merged
+            (out,), place = fitted(place, (1, block.rows.shape[1]), block.rows.dtype)
+            out[block.low : block.high] = merged  # rounded here (and again where the output is in fp16 or bf16)
+            if block.high == len(out):
+                emit(block.name, block.start - block.low, out)
 
     known = recipe.conclude(totals(parallel(measure, models.chunks(), threads))) if recipe.measure else None
     parallel(partial(merge, known=known), models.chunks(), threads)
@@ -176,8 +187,10 @@ def _order_statistics(models: Models, todo: Sequence[Span], ranks: Sequence[int]
 
 
 def _pairs(models: Models, part: Iterable[Span]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    place = np.empty(0)
     for name, start, stop in part:
-        wide = master(models.layout[name][1])
-        base = models.base(name, start, stop).to(wide).numpy()
+        (base, expert), place = fitted(place, (2, stop - start), master(models.layout[name][1]))
+        models.base(name, start, stop, base)
         for k, read in enumerate(models.experts):  # NaN and Inf are counted too: the passes to come refuse them by name
-            yield k, read(name, start, stop).to(wide).numpy(), base
+            read(name, start, stop, expert)
+            yield k, expert, base

@@ -1,7 +1,7 @@
 """What a merging technique is: a recipe for one block of weights, found by name.
 
-A recipe only ever sees a block: the same few thousand coordinates of the base and of every expert, in fp64. So the same
-recipe serves models in memory and files of any size, with the same bits, and rounds once, at the end.
+A recipe only ever sees a block: the same few thousand coordinates of the base and of every expert. It computes in fp64.
+So the same recipe serves models in memory and files of any size, with the same bits, and rounds once, at the end.
 """
 
 import hashlib
@@ -10,40 +10,54 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float, UInt32
 
 from clipmerge.errors import BadInput
+from clipmerge.merge import loops
 
 Number = int | float
 
 
 @dataclass(frozen=True)
 class Block:
-    """Coordinates start … start + n of one tensor, in every model."""
+    """Coordinates start … start + n of one tensor, in every model: columns low … high of what was read of it."""
 
     name: str
     start: int
-    experts: Float[Tensor, "experts n"]
-    base: Float[Tensor, " n"] | None = None  # unless the recipe said that it does without
-    fishers: Float[Tensor, "experts n"] | None = None
+    low: int
+    high: int
+    rows: Float[np.ndarray, "experts chunk"]  # as read: fp32, or fp64 for an fp64 model
+    origin: Float[np.ndarray, " chunk"] | None = None  # the base, unless the recipe said that it does without
+    diagonals: Float[np.ndarray, "experts chunk"] | None = None  # of the Fisher information
     weights: tuple[float, ...] = ()
     seed: int = 0
     cuts: Sequence[Sequence[float]] = ()  # per expert, the magnitudes at the ranks that the recipe asked for
     known: object = None  # what the recipe concluded from its measurements
-    dtype: torch.dtype = torch.float32  # of the deltas in memory: fp32 unless the model is fp64
+
+    def empty(self, *more: int) -> Float[np.ndarray, "*more n"]:
+        """Room for a result, fp64."""
+        return np.empty((*more, self.high - self.low))
 
     @cached_property
-    def deltas(self) -> Float[Tensor, "experts n"]:
-        """τ_k = θ_k − θ⁰."""
-        return torch.from_numpy(self.experts.numpy() - self.base.numpy())  # torch would start threads for so many
+    def base(self) -> Float[np.ndarray, " n"]:
+        """θ⁰, fp64."""
+        return self.origin[self.low : self.high].astype(np.float64)
 
-    def generator(self, expert: int = 0) -> torch.Generator:
+    @cached_property
+    def deltas(self) -> Float[np.ndarray, "experts n"]:
+        """τ_k = θ_k − θ⁰, fp64."""
+        out = self.empty(len(self.rows))
+        loops.subtract(self.rows, self.origin, self.low, self.high, out)
+        return out
+
+    def drawn(self, expert: int = 0) -> UInt32[np.ndarray, " n"]:
         """Random numbers that depend on the seed, the tensor's name, the expert and the place: not on who asks."""
         key = f"{self.seed}/{self.name}/{expert}/{self.start}"
         state = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
-        return torch.Generator().manual_seed(state % 2**63)
+        out = np.empty(self.high - self.low, np.uint32)
+        loops.drawn(np.uint32(state % 2**32), out)
+        return out
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class Recipe:
     fishers: whether it needs a Fisher diagonal for every expert; base: whether it needs the base.
     """
 
-    merge: Callable[[Block], Tensor]
+    merge: Callable[[Block], np.ndarray]
     ranks: Callable[[int], Sequence[int]] | None = None
     per: str = "model"
     measure: Callable[[Block], Sequence[float]] | None = None

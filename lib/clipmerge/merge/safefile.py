@@ -1,32 +1,25 @@
 """Safetensors files in pieces: read the header alone, read any part of a tensor, write tensors as they come."""
 
+import itertools
 import json
 import mmap
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from clipmerge import files
 from clipmerge.errors import BadInput
+from clipmerge.merge.layout import CODES, DTYPES, Layout, narrowed, raw, size, widened
 from clipmerge.merge.registry import among
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-CODES = {dtype: code for code, dtype in DTYPES.items()}
 BACKENDS = ("pread", "mmap")
-Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-Put = Callable[[str, int, Tensor], None]  # tensor name, first element, values: written in the file's dtype
+Put = Callable[[str, int, np.ndarray], None]  # tensor name, first element, values: written in the file's format
 
 
 @dataclass(frozen=True)
@@ -43,10 +36,19 @@ class Header:
         """The file's name, for errors."""
         return self.path.name
 
+    @property
+    def name(self) -> str:
+        """What a task is called after it."""
+        return self.path.stem
 
-def size(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Bytes of a tensor."""
-    return prod(shape) * dtype.itemsize
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    def reading(self, backend: str = "pread") -> AbstractContextManager[Callable[..., np.ndarray]]:
+        """`reading` of this file."""
+        return reading(self, backend)
 
 
 def header(path: str | Path) -> Header:
@@ -81,45 +83,48 @@ def _parse(path: Path, entries: dict, data: int, end: int) -> Header:
         begins[name] = data + begin
         if stop - begin != size(*layout[name]) or begin < 0 or data + stop > end:
             raise BadInput(f"{path}: {name} should take {size(*layout[name])} bytes inside the file; it is cut short")
+    placed = sorted((begins[name], begins[name] + size(*layout[name]), name) for name in layout)
+    for (_, stop, one), (begin, _, other) in itertools.pairwise(placed):
+        if begin < stop:
+            raise BadInput(f"{path}: {one} and {other} should not overlap")
     return Header(path, layout, begins, meta)
 
 
 @contextmanager
-def reading(file: Header, backend: str = "pread") -> Iterator[Callable[..., Tensor]]:
-    """Yield a reader (tensor name, start, stop) → 1-d tensor in the file's dtype.
+def reading(file: Header, backend: str = "pread") -> Iterator[Callable[..., np.ndarray]]:
+    """Yield a reader (tensor name, start, stop[, out]) → 1-d array: floats as fp32 or fp64, all else as stored.
 
-    With a fourth argument `out`, a 1-d array, the values are put there and converted to its dtype on the way. "pread"
-    copies what is asked for; "mmap" maps the file, a little faster, but its pages count as resident memory.
+    With `out`, a 1-d array, the floats are put there, in its precision. "pread" copies what is asked for; "mmap" maps
+    the file, a little faster, but its pages count as resident memory.
     """
     among("backend", backend, BACKENDS)
     with open(file.path, "rb", buffering=0) as handle:
         mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY) if backend == "mmap" else None
 
-        def read(name: str, start: int, stop: int, out: np.ndarray | None = None) -> Tensor:
+        def read(name: str, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
             dtype = file.layout[name][1]
-            offset, wanted = file.begins[name] + start * dtype.itemsize, (stop - start) * dtype.itemsize
-            target = None if out is None else torch.from_numpy(out)
-            if target is not None and (mapped is not None or target.dtype != dtype):
-                return target.copy_(read(name, start, stop))
-            if not wanted:
-                return torch.empty(0, dtype=dtype)
+            stored = raw(dtype)
+            offset, wanted = file.begins[name] + start * stored.itemsize, (stop - start) * stored.itemsize
+            direct = out is not None and out.dtype == stored and mapped is None
             if mapped is not None:
-                return torch.frombuffer(mapped, dtype=dtype, count=stop - start, offset=offset)
-            values = torch.empty(stop - start, dtype=dtype) if target is None else target
-            if os.preadv(handle.fileno(), [values.view(torch.uint8).numpy()], offset) != wanted:
-                raise BadInput(f"{file.path}: {name} should take {wanted} more bytes; the file has been cut short")
-            return values
+                values = np.frombuffer(mapped, stored, stop - start, offset)
+            else:
+                values = out if direct else np.empty(stop - start, stored)
+                if wanted and os.preadv(handle.fileno(), [values], offset) != wanted:
+                    raise BadInput(f"{file.path}: {name} should take {wanted} more bytes; the file has been cut short")
+            return values if direct else widened(values, dtype, out)
 
         yield read
 
 
 @contextmanager
-def writing(path: str | Path, layout: Layout, meta: Mapping | None = None) -> Iterator[Put]:
+def writing(path: str | Path, layout: Layout, meta: Mapping | None = None, force: bool = False) -> Iterator[Put]:
     """Yield `put`, by which any thread writes any part of any tensor; the file appears whole at the end, or not at all.
 
+    A file that has come to be there meanwhile is replaced only with `force`.
     Same layout, values and meta give the same bytes: widest dtypes first (for alignment), then by name.
     """
-    names = sorted(layout, key=lambda name: (-layout[name][1].itemsize, name))
+    names = sorted(layout, key=lambda name: (-raw(layout[name][1]).itemsize, name))
     entries, end = {}, 0
     for name in names:
         shape, dtype = layout[name]
@@ -133,12 +138,14 @@ def writing(path: str | Path, layout: Layout, meta: Mapping | None = None) -> It
         handle.truncate(data + end)
         _write(handle.fileno(), len(text).to_bytes(8, "little") + text, 0)
 
-        def put(name: str, start: int, values: Tensor) -> None:
-            dtype = layout[name][1]
-            content = values.to(dtype).contiguous().view(torch.uint8).numpy().data
-            _write(handle.fileno(), content, data + entries[name]["data_offsets"][0] + start * dtype.itemsize)
+        def put(name: str, start: int, values: np.ndarray) -> None:
+            content = narrowed(values, layout[name][1])
+            offset = data + entries[name]["data_offsets"][0] + start * content.itemsize
+            _write(handle.fileno(), memoryview(content).cast("B"), offset)
 
         yield put
+        if os.path.lexists(path) and not force:
+            raise BadInput(f"{path}: expected nothing there, found what another run has written meanwhile")
 
 
 def _write(handle: int, content: bytes | memoryview, offset: int) -> None:
@@ -149,18 +156,26 @@ def _write(handle: int, content: bytes | memoryview, offset: int) -> None:
 
 
 @contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary sibling folder that becomes `path` at the end, or vanishes; `path` must not exist yet."""
+def new_folder(path: str | Path, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling folder that becomes `path` at the end, or vanishes; `force` replaces an old one."""
     path = Path(path)
-    if path.exists():
-        raise BadInput(f"{path}: expected a folder that is not there yet, found one (sessions are never overwritten)")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    fresh, old = partial / "new", partial / "old"
+    fresh.mkdir()
     try:
-        yield partial
-        partial.chmod(0o777 & ~files._umask())
-        files.fsync_folder(partial)
-        os.rename(partial, path)
+        yield fresh
+        files.fsync_folder(fresh)
+        if os.path.lexists(path):
+            if not force:
+                raise BadInput(f"{path}: expected a folder that is not there yet, found one")
+            os.rename(path, old)
+        try:
+            os.rename(fresh, path)
+        except BaseException:
+            if old.exists():
+                os.rename(old, path)
+            raise
         files.fsync_folder(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -4,8 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from clipmerge.errors import BadInput
 from clipmerge.merge import loops
@@ -47,9 +45,11 @@ def dare_ties(drop: Number = 0.8, scale: Number = 1.0, zero: str = "majority", p
     if drop == 1:
         raise BadInput("drop: expected a probability below 1, found 1")
 
-    def thinned(block: Block) -> Tensor:
-        kept = (torch.rand(d.shape, generator=block.generator(k)) >= drop for k, d in enumerate(block.deltas))
-        return torch.stack([d * mask / (1 - drop) for d, mask in zip(block.deltas, kept, strict=True)])
+    def thinned(block: Block) -> np.ndarray:
+        out = np.empty_like(block.deltas)
+        for k, change in enumerate(block.deltas):
+            loops.thin(change, block.drawn(k), float(drop), out[k])
+        return out
 
     return _elect_and_mean(thinned, scale, zero, per)
 
@@ -79,28 +79,28 @@ def breadcrumbs_ties(
     return _elect_and_mean(_trimmed, scale, zero, per, total, ranks)
 
 
-def _trimmed(block: Block) -> Tensor:
+def _trimmed(block: Block) -> np.ndarray:
     """The deltas, 0 where |τ| in fp32, the precision in which magnitudes are ranked, is not within the cuts."""
     low, *high = np.array(block.cuts, np.float64).T.copy()
-    out = torch.empty_like(block.deltas)
-    loops.trim(block.deltas.numpy(), low, high[0] if high else np.full_like(low, np.inf), out.numpy())
+    out = np.empty_like(block.deltas)
+    loops.trim(block.deltas, low, high[0] if high else np.full_like(low, np.inf), out)
     return out
 
 
 def _elect_and_mean(
-    thin: Callable[[Block], Tensor], scale: Number, zero: str, per: str, total: bool = False, ranks: Ranks = None
+    thin: Callable[[Block], np.ndarray], scale: Number, zero: str, per: str, total: bool = False, ranks: Ranks = None
 ) -> Recipe:
     among("per", per, PER)
     among("zero", zero, ("majority", "none"))
 
-    def merge(block: Block) -> Tensor:
+    def merge(block: Block) -> np.ndarray:
         otherwise = block.known[group(block.name, per)] if block.known else 0.0
-        update = torch.empty_like(block.base)
-        loops.elect_and_combine(thin(block).numpy(), otherwise, not total, update.numpy())
+        update = block.empty()
+        loops.elect_and_combine(thin(block), otherwise, not total, update)
         return block.base + scale * update
 
     def signs(block: Block) -> list[float]:
-        return [float(loops.balance(thin(block).numpy()))]
+        return [float(loops.balance(thin(block)))]
 
     def majority(sums: Mapping[str, list[float]]) -> dict[str, float]:
         votes = defaultdict(float)

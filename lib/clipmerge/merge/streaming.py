@@ -1,76 +1,99 @@
 """The merge room file to file: any number of models of any size, a few chunks in memory at a time.
 
-Same results as in memory, bit for bit, whatever the number of threads. Inputs and outputs are safetensors; a unified
-model is a folder (see `folder`). Everywhere: `memory_budget_mb` is checked against a prediction before work starts;
-`threads` defaults to torch's number; `backend` is "pread" or "mmap"; `progress` is called with (done, total) elements.
+Same results as in memory, bit for bit, whatever the number of threads. Inputs are safetensors files, or a `Source` of
+any other kind; outputs are safetensors files; a unified model is a folder (see `folder`). Everywhere:
+`memory_budget_mb` is checked against a prediction before work starts; `threads` defaults to OMP_NUM_THREADS or the
+cores; `backend` is "pread" or "mmap"; `progress` is called with (done, total) elements. Experts in fp16 or bf16 may
+stand beside a base in fp32, or the other way round: deltas are fp32 in any case. No input is ever written to, and an
+output that is there already is replaced, at the very end, only with `force`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from clipmerge.errors import BadInput
-from clipmerge.merge import condu, ema, folder, techniques
+from clipmerge.merge import ema, folder, techniques
+from clipmerge.merge.layout import FLOATS, Layout, mergeable, size
 from clipmerge.merge.lines import Lines
 from clipmerge.merge.passes import Models, run
-from clipmerge.merge.preflight import check, mergeable, room
-from clipmerge.merge.registry import Number
-from clipmerge.merge.safefile import header, size, writing
-from clipmerge.merge.sources import Progress, check_buffers, chunks, deltas_of, differences, readers, reconstructions
+from clipmerge.merge.preflight import check, guard, room, workers
+from clipmerge.merge.registry import Number, among
+from clipmerge.merge.safefile import writing
+from clipmerge.merge.sources import (
+    Progress,
+    Source,
+    check_buffers,
+    chunks,
+    deltas_of,
+    differences,
+    readers,
+    reconstructions,
+    source,
+)
+from clipmerge.merge.unifying import distinct, find, known_rescaler
 
 File = str | Path
+Model = File | Source
 
 
 def unify(
-    base: File,
-    experts: Sequence[File],
+    base: Model,
+    experts: Sequence[Model],
     out: File,
     rescaler: str = "tensor_mean",
     names: Sequence[str] | None = None,
+    notes: Mapping[str, object] | None = None,
+    force: bool = False,
     memory_budget_mb: Number = 1024,
     threads: int | None = None,
     backend: str = "pread",
     progress: Progress = None,
 ) -> Path:
-    """`condu.unify` of the experts' deltas, into the new folder `out`; tasks are named after files or by `names`."""
-    theta, tuned = header(base), [header(expert) for expert in experts]
+    """`condu.unify` of the experts' deltas, into the folder `out`; tasks are named after files or by `names`.
+
+    `notes` are kept beside it.
+    """
+    theta, tuned = source(base), [source(expert) for expert in experts]
     if not tuned:
         raise BadInput("experts: expected at least one file, found none")
-    names = condu.distinct([expert.path.stem for expert in tuned] if names is None else names, len(tuned))
-    condu.known_rescaler(rescaler)
-    layout, threads = deltas_of(theta), threads or torch.get_num_threads()
-    check(theta, tuned, Path(out), folder.footprint(layout, len(tuned)), threads, 1, memory_budget_mb)
+    names = distinct([expert.name for expert in tuned] if names is None else names, len(tuned))
+    known_rescaler(rescaler)
+    out = guard(out, [theta, *tuned], force, folder=True)
+    layout, threads = deltas_of(theta), workers(threads)
+    check(theta, tuned, out, folder.footprint(layout, len(tuned)), threads, 1, memory_budget_mb)
     with readers([theta, *tuned], backend, 1, progress) as opened:
         check_buffers(theta, tuned, opened)
-        return folder.write(out, layout, differences(layout, *opened), names, rescaler, threads)
+        return folder.write(out, layout, differences(layout, *opened), names, rescaler, threads, force, notes)
 
 
 def extend(
     unified: File,
-    expert: File,
-    base: File,
+    expert: Model,
+    base: Model,
     out: File,
     name: str | None = None,
+    notes: Mapping[str, object] | None = None,
+    force: bool = False,
     memory_budget_mb: Number = 1024,
     threads: int | None = None,
     backend: str = "pread",
     progress: Progress = None,
 ) -> Path:
-    """`condu.extend`, one more session: from folder `unified` to the new folder `out`, in memory that does not grow."""
-    source, theta, tuned = folder.stored(unified), header(base), header(expert)
-    names = [*(task.name for task in source.tasks), name or tuned.path.stem]
-    condu.distinct(names, len(names))
-    layout, threads = deltas_of(theta), threads or torch.get_num_threads()
-    if source.delta.layout != layout:
+    """`condu.extend`, one more session: from folder `unified` to the folder `out`, in memory that does not grow."""
+    stored, theta, tuned = folder.stored(unified), source(base), source(expert)
+    names = [*(task.name for task in stored.tasks), name or tuned.name]
+    distinct(names, len(names))
+    out = guard(out, [stored, theta, tuned], force, folder=True)
+    layout, threads = deltas_of(theta), workers(threads)
+    if stored.delta.layout != layout:
         raise BadInput(
-            f"{source.delta.path}: expected the tensors of {theta.path} in fp32, found other names or shapes"
+            f"{stored.delta.path}: expected the tensors of {theta.label} in fp32, found other names or shapes"
         )
-    check(theta, [tuned], Path(out), folder.footprint(layout, len(names)), threads, 1, memory_budget_mb)
-    with readers([theta, tuned], backend, 1, progress) as pair, reconstructions(source, backend) as old:
+    check(theta, [tuned], out, folder.footprint(layout, len(names)), threads, 1, memory_budget_mb)
+    with readers([theta, tuned], backend, 1, progress) as pair, reconstructions(stored, backend) as old:
         check_buffers(theta, [tuned], pair)
         new = differences(layout, *pair)
 
@@ -78,90 +101,124 @@ def extend(
             old(name, start, stop, out[:-1])
             new(name, start, stop, out[-1:])
 
-        return folder.write(out, layout, rows, names, source.rescaler, threads)
+        return folder.write(out, layout, rows, names, stored.rescaler, threads, force, notes)
 
 
 def decouple(
     unified: File,
     task: int | str,
     out: File,
-    base: File | None = None,
+    base: Model | None = None,
+    dtype: str | None = None,
+    force: bool = False,
     backend: str = "pread",
     progress: Progress = None,
 ) -> Path:
-    """`condu.decouple`: the delta δ̃ of one task, or with `base` the whole model θ⁰ + δ̃ in the base's dtypes."""
-    source = folder.stored(unified)
-    one = folder.Stored(source.path, source.delta, (condu.find(source.tasks, task),), source.rescaler)
-    theta = header(base) if base else source.delta
-    if base and deltas_of(theta) != source.delta.layout:
-        raise BadInput(f"{theta.path}: expected the base of {source.path}, found other names or shapes")
-    room(Path(out), sum(size(*entry) for entry in theta.layout.values()))
+    """`condu.decouple`: the delta δ̃ of one task, or with `base` the model θ⁰ + δ̃ in the base's dtypes or `dtype`."""
+    stored = folder.stored(unified)
+    one = folder.Stored(stored.path, stored.delta, (find(stored.tasks, task),), stored.rescaler)
+    theta = stored.delta if base is None else source(base)
+    if base is not None and deltas_of(theta) != stored.delta.layout:
+        raise BadInput(f"{theta.label}: expected the base of {stored.path}, found other names or shapes")
+    out, written = guard(out, [stored, theta], force), output(theta.layout, dtype)
+    room(out, footprint(written))
     with (
         readers([theta], backend, 1, progress) as (read,),
         reconstructions(one, backend) as rows,
-        writing(out, theta.layout, (base and theta.meta) or None) as put,
+        writing(out, written, (base and theta.meta) or None, force) as put,
     ):
         for name, start, stop in chunks(theta.layout, 2):
             value = read(name, start, stop)
-            if name in source.delta.layout:
-                delta = torch.empty(1, stop - start, dtype=source.delta.layout[name][1])
-                rows(name, start, stop, delta.numpy())
+            if name in stored.delta.layout:
+                delta = np.empty((1, stop - start), value.dtype)
+                rows(name, start, stop, delta)
                 value = value + delta[0] if base else delta[0]
             put(name, start, value)
-    return Path(out)
+    return out
 
 
 def merge(
     technique: str,
-    base: File,
-    experts: Sequence[File],
+    base: Model,
+    experts: Sequence[Model],
     out: File,
     weights: Sequence[Number] | None = None,
     seed: int = 0,
-    fishers: Sequence[File] | None = None,
+    fishers: Sequence[Model] | None = None,
     lines: Lines | None = None,
+    dtype: str | None = None,
+    force: bool = False,
     memory_budget_mb: Number = 1024,
     threads: int | None = None,
     backend: str = "pread",
     progress: Progress = None,
     **options: object,
 ) -> Path:
-    """`techniques.merge` from files to the file `out`; integer buffers are the base's, tied tensors are merged once."""
+    """`techniques.merge` from files to the file `out`; integer buffers are the base's, tied tensors are merged once.
+
+    The result is in the base's dtypes, or all its floats in `dtype`.
+    """
     recipe = techniques.plan(technique, len(experts), weights, fishers, lines, options)
-    theta, tuned, diagonals = header(base), [header(e) for e in experts], [header(f) for f in fishers or ()]
+    theta, tuned, diagonals = source(base), [source(e) for e in experts], [source(f) for f in fishers or ()]
+    out = guard(out, [theta, *tuned, *diagonals], force)
     tied = theta.meta.get("tied", {})
     layout = {name: entry for name, entry in mergeable(theta.layout).items() if name not in tied}
     techniques.check_fishers(layout, [f.layout for f in diagonals])
-    threads, passes = threads or torch.get_num_threads(), 1 + 2 * bool(recipe.ranks) + bool(recipe.measure)
-    write = sum(size(*entry) for entry in theta.layout.values())
-    check(theta, tuned, Path(out), write, threads, passes, memory_budget_mb)
+    threads, passes = workers(threads), 1 + 2 * bool(recipe.ranks) + bool(recipe.measure)
+    written = output(theta.layout, dtype)
+    check(theta, tuned, out, footprint(written), threads, passes, memory_budget_mb)
     files = [theta, *tuned, *diagonals]
-    with readers(files, backend, passes, progress) as opened, writing(out, theta.layout, theta.meta or None) as put:
+    with readers(files, backend, passes, progress) as opened, writing(out, written, theta.meta or None, force) as put:
         first, middle, last = opened[0], opened[1 : 1 + len(tuned)], opened[1 + len(tuned) :]
         for span in check_buffers(theta, tuned, opened[: 1 + len(tuned)]):
             put(*span[:2], first(*span))
         also = {name: [alias for alias, first in tied.items() if first == name] for name in layout}
 
-        def emit(name: str, start: int, merged: Tensor) -> None:
+        def emit(name: str, start: int, merged: np.ndarray) -> None:
             for place in (name, *also[name]):
                 put(place, start, merged)
 
         models = Models(layout, first, middle, [expert.label for expert in tuned], last)
         run(recipe, models, emit, techniques.shares(weights, len(tuned)), seed, lines, threads)
-    return Path(out)
+    return out
 
 
 def fold(
-    technique: str, base: File, experts: Sequence[File], out: File, weight: Number | None = None, **how: object
+    technique: str,
+    base: Model,
+    experts: Sequence[Model],
+    out: File,
+    weight: Number | None = None,
+    dtype: str | None = None,
+    force: bool = False,
+    **how: object,
 ) -> Path:
     """`ema.fold` from the first expert on: r ← f(e, r). Every r is a file beside `out`, gone at the end."""
     if not experts:
         raise BadInput("experts: expected at least one file, found none")
-    weights = ema.pair(technique, weight)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=Path(out).parent, prefix=".fold.", suffix=".partial") as place:
+    weights, last = ema.pair(technique, weight), {"dtype": dtype, "force": force}
+    out = guard(out, [source(model) for model in (base, *experts)], force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=".fold.", suffix=".partial") as place:
         running = experts[0]
         for step, expert in enumerate(experts[1:], start=2):
-            following = out if step == len(experts) else Path(place, f"{step % 2}.safetensors")
-            running = merge(technique, base, [expert, running], following, weights, **how)
-        return merge("average", base, [running], out) if len(experts) == 1 else Path(out)
+            following = Path(place, f"{step}.safetensors")
+            ends = (out, last) if step == len(experts) else (following, {})
+            merge(technique, base, [expert, running], ends[0], weights, **how, **ends[1])
+            if step > 2:
+                running.unlink()
+            running = following
+        return merge("average", base, [running], out, **last) if len(experts) == 1 else out
+
+
+def output(layout: Layout, dtype: str | None) -> Layout:
+    """The layout that is written: the base's, or with all floats in `dtype`."""
+    if dtype is None:
+        return layout
+    among("dtype", dtype, FLOATS)
+    return {name: (shape, dtype if kept in FLOATS else kept) for name, (shape, kept) in layout.items()}
+
+
+def footprint(layout: Layout) -> int:
+    """Bytes of all tensors of a layout."""
+    return sum(size(*entry) for entry in layout.values())

@@ -1,18 +1,21 @@
 """Merging techniques by name: `merge("ties", experts, base, keep=0.2)`. What each one does: `describe("ties")`."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from clipmerge.errors import BadInput
 from clipmerge.merge import elections, linear, sparse  # noqa: F401  (importing enters them into the registry)
-from clipmerge.merge.deltas import check_compatible, floats, layout
+from clipmerge.merge.layout import Layout, mergeable
 from clipmerge.merge.lines import Lines
 from clipmerge.merge.passes import Models, Reader, run
 from clipmerge.merge.registry import REGISTRY, Number, Recipe, Technique
 
-State = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    import torch
+
+State = Mapping[str, "torch.Tensor"]
 
 
 def names() -> tuple[str, ...]:
@@ -41,30 +44,28 @@ def merge(
     fishers: Sequence[State] | None = None,
     lines: Lines | None = None,
     **options: object,
-) -> dict[str, Tensor]:
+) -> dict[str, "torch.Tensor"]:
     """Merge experts that were tuned from `base`; returns a state dict with the base's keys, dtypes and tied tensors.
 
     `weights` (for average, slerp, fisher) are relative; `seed` drives dare_ties and random; `fishers` is for fisher;
     `lines` modifies any technique; `options` are the technique's own. Integer buffers must be equal in all models and
     are kept. Arithmetic is fp64, rounded once. Raises BadInput on incompatible models, NaN or Inf, unknown options.
     """
+    import torch  # here, because file to file nothing needs it
+
+    from clipmerge.merge.deltas import check_compatible, layout
+
     labels = [f"expert {position}" for position in range(len(experts))]
     recipe = plan(name, len(experts), weights, fishers, lines, options)
     check_compatible(base, experts, labels)
     aliases = tied(base, experts)
-    merged = sorted(set(floats(base)) - aliases.keys())
-    check_fishers({n: layout(base)[n] for n in merged}, [layout(f) for f in fishers or ()])
-    models = Models(
-        {n: layout(base)[n] for n in merged},
-        reader(base),
-        [reader(e) for e in experts],
-        labels,
-        [reader(f) for f in fishers or ()],
-    )
+    merged = {n: entry for n, entry in mergeable(layout(base)).items() if n not in aliases}
+    check_fishers(merged, [layout(f) for f in fishers or ()])
+    models = Models(merged, reader(base), [reader(e) for e in experts], labels, [reader(f) for f in fishers or ()])
     out = {n: torch.empty(base[n].shape, dtype=base[n].dtype) for n in merged}
 
-    def keep(tensor: str, start: int, values: Tensor) -> None:
-        out[tensor].view(-1)[start : start + len(values)] = values
+    def keep(tensor: str, start: int, values: np.ndarray) -> None:
+        out[tensor].view(-1)[start : start + len(values)] = torch.from_numpy(values)
 
     run(recipe, models, keep, shares(weights, len(experts)), seed, lines)
     return {n: out[aliases.get(n, n)] if base[n].is_floating_point() else base[n] for n in base}
@@ -106,12 +107,21 @@ def shares(weights: Sequence[Number] | None, count: int) -> list[float]:
 
 
 def reader(state: State) -> Reader:
-    """Read parts of the flattened tensors of a state dict."""
-    return lambda name, start, stop: state[name].detach().reshape(-1)[start:stop].cpu()
+    """Read parts of the flattened tensors of a state dict, as a file's reader does."""
+    import torch
+
+    def read(name: str, start: int, stop: int, out: np.ndarray) -> None:
+        torch.from_numpy(out).copy_(state[name].detach().reshape(-1)[start:stop])  # from any device and format
+
+    return read
 
 
 def tied(base: State, experts: Sequence[State]) -> dict[str, str]:
     """Names that share another name's storage in the base, and that name: such a pair is merged once and stays tied."""
+    import torch
+
+    from clipmerge.merge.deltas import floats
+
     seen: dict[tuple, str] = {}
     aliases = {}
     for name in floats(base):
@@ -127,7 +137,7 @@ def tied(base: State, experts: Sequence[State]) -> dict[str, str]:
     return aliases
 
 
-def check_fishers(merged: Mapping[str, tuple], fishers: Sequence[Mapping[str, tuple]]) -> None:
+def check_fishers(merged: Layout, fishers: Sequence[Layout]) -> None:
     """Every Fisher diagonal (layouts, as in `deltas`) must have a tensor of the same shape for all that is merged."""
     for position, fisher in enumerate(fishers):
         for name, (shape, _) in merged.items():

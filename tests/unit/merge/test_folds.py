@@ -107,7 +107,7 @@ def test_thresholds_are_exact_order_statistics(seed, ranks, threads):
     powers = 10.0 ** torch.randint(-30, 30, (2, 37), generator=generator)
     experts = torch.randn(2, 37, generator=generator) * powers
     experts[1][5:25] = experts[1][4]  # many equal values
-    read = lambda x: lambda name, start, stop: x[start:stop]  # noqa: E731
-    models = Models({"w": ((37,), torch.float32)}, read(torch.zeros(37)), [read(e) for e in experts], ["a", "b"])
+    read = lambda x: techniques.reader({"w": x})  # noqa: E731
+    models = Models({"w": ((37,), "float32")}, read(torch.zeros(37)), [read(e) for e in experts], ["a", "b"])
     found = thresholds(Recipe(merge=lambda block: block.base, ranks=lambda count: ranks), models, threads)[""]
     assert found == [[e.abs().kthvalue(rank).values.item() for rank in ranks] for e in experts]

@@ -1,7 +1,9 @@
 """Goldens by hand for every technique, on one tensor of a few numbers, and what holds for all of them."""
 
+import hashlib
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from clipmerge.errors import BadInput
 from clipmerge.merge import apply_delta, condu, delta, techniques
 from clipmerge.merge.kernels import BLOCK
+from clipmerge.merge.registry import Block
 
 from .merge_states import few, model, same, seeds
 
@@ -274,3 +277,10 @@ def test_bad_input_is_one_sentence(call, words):
 def test_every_technique_is_documented(name):
     assert "θ" in techniques.describe(name) or "TIES" in techniques.describe(name)
     assert "arXiv" in techniques.describe(name) or name in ("random", "slerp")
+
+
+def test_random_numbers_are_those_of_torchs_generator():
+    block = Block("w", 0, 0, 1000, np.zeros((2, 1000), np.float32), seed=3)
+    state = int.from_bytes(hashlib.sha256(b"3/w/1/0").digest()[:8]) % 2**63
+    expected = torch.randint(7, (1000,), generator=torch.Generator().manual_seed(state))
+    assert torch.equal(torch.from_numpy((block.drawn(1) % 7).astype(np.int64)), expected)
