@@ -1,4 +1,4 @@
-"""The command line: `clipmerge merge | unify | extend | decouple | inspect | convert | evaluate | figure`.
+"""The command line: `clipmerge merge | unify | extend | decouple | inspect | convert | evaluate | figure | data`.
 
 Exit codes: 0 done; 2 it could not be done, and why in one sentence; 130 interrupted. Parsers import nothing heavy, so
 that `--help` and mistakes are answered at once; a command imports what it needs when it runs.
@@ -10,6 +10,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
 from clipmerge.cli import looking, merging
+from clipmerge.clip.data import command as data
 from clipmerge.errors import BadInput
 
 COMMANDS = merging.COMMANDS | looking.COMMANDS
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
     try:
-        COMMANDS[options.command].run(options)
+        options.run(options)
     except BadInput as error:
         return _fail(2, error)
     except OSError as error:
@@ -44,4 +45,6 @@ def _parser() -> ArgumentParser:
         said = {"help": command.help, "description": command.help, "epilog": f"example:\n  {command.example}"}
         sub = commands.add_parser(name, **said, formatter_class=RawDescriptionHelpFormatter)
         command.arguments(sub)
+        sub.set_defaults(run=command.run)
+    data.register(commands)
     return parser

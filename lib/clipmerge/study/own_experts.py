@@ -25,6 +25,7 @@ from clipmerge.clip.hub.views import View
 from clipmerge.errors import BadInput
 from clipmerge.merge import apply_delta, condu, folder, streaming
 from clipmerge.study import results
+from clipmerge.study.condu import voting
 
 TEMPLATE = "a photo of a {}."  # for folders, which bring none
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -237,16 +238,11 @@ def _with_kept(frame: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFrame:
     return pd.concat(more, ignore_index=True)
 
 
-@torch.no_grad()
 def _prototypes(net: Network, task: Task) -> Float[Tensor, "classes dim"]:
-    text = torch.stack(
-        [prompts.head(net.model, net.tokens, task.classes, [template]).cpu() for template in task.templates]
-    ).mean(0)
+    text = evaluate.texts(net.model, net.tokens, task)
     if task.train is None:
         return F.normalize(text, dim=-1)
-    sums = torch.zeros_like(text).index_add_(0, task.train.labels, _features(net.model, task.train))
-    count = torch.bincount(task.train.labels, minlength=len(text))[:, None]
-    return F.normalize(torch.where(count > 0, (sums / count.clamp(min=1) + text) / 2, text), dim=-1)
+    return evaluate.prototypes(_features(net.model, task.train), task.train.labels, text)
 
 
 def _routed(
@@ -261,9 +257,7 @@ def _routed(
     near = [_prototypes(net, by_name[mine]) for _, mine in known]
     found = {}
     for t in tasks:
-        chosen = evaluate.nearest(evaluate.similarity(_features(net.model, t.test), near), nearest)
-        together = evaluate.Aggregate.of(logits[""][t.name])
-        for column, (name, _) in zip(chosen.T, known, strict=True):
-            together.add(column, logits[name][t.name][column])
-        found[t.name] = together.mean()
+        weights = voting.weights(evaluate.similarity(_features(net.model, t.test), near), nearest)
+        members = torch.stack([logits[name][t.name] for name in ("", *(name for name, _ in known))], 1)
+        found[t.name] = (weights[:, None] @ members)[:, 0]
     return found

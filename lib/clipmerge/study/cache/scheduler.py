@@ -136,7 +136,7 @@ def _ray(_: int) -> Iterator[Submit]:
     try:
         import ray
     except ImportError:
-        raise BadInput("engine: backend ray: expected the package ray (pip install clipmerge[cluster])") from None
+        raise BadInput("engine: backend ray: expected the package ray (pip install clipmerge[paper])") from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     remote, started = ray.remote(num_cpus=1, num_gpus=int(torch.cuda.is_available()), max_retries=0), []
