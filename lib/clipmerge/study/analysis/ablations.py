@@ -14,7 +14,7 @@ from clipmerge.clip import models, prompts, training
 from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 from clipmerge.merge import deltas, techniques
-from clipmerge.study import experts, results
+from clipmerge.study import experts, profiles, results
 from clipmerge.study.analysis import learned, rules
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
