@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from clipmerge.clip import augment, finetune, pool, pretrain, prompts
-from clipmerge.clip.datasets import Dataset, validation_split
+from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 from clipmerge.merge.registry import Number
 
@@ -37,13 +37,12 @@ class Batch:
     names: list[str]
 
 
-def source(datasets: Mapping[str, Dataset], classes: Classes, held_out: int | None = None) -> Source:
-    """The train images of `classes`; `held_out` seeds a validation split whose images are left out."""
+def source(datasets: Mapping[str, Dataset], classes: Classes) -> Source:
+    """The train images of `classes`."""
     rows, used = [], [name for name in datasets if name in classes]
     for number, name in enumerate(used):
         data = datasets[name]
-        index = torch.arange(len(data.train_labels)) if held_out is None else validation_split(data, seed=held_out)[0]
-        index = index[torch.isin(data.train_labels[index], torch.tensor(list(classes[name])))]
+        index = torch.isin(data.train_labels, torch.tensor(list(classes[name]))).nonzero().squeeze(1)
         rows.append(torch.stack([torch.full_like(index, number), index], 1))
     missing = sorted(classes.keys() - set(used))
     if missing or not sum(map(len, rows)):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmerge.clip import adapt, models, replay
-from clipmerge.clip.datasets import Dataset, validation_split
+from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 
 PAPER = (0.33, 0.34, 0.33)
@@ -57,12 +57,6 @@ def test_a_source_gives_its_classes_alone_and_all_of_them():
     assert all(name in caption.lower() for name, caption in zip(batch.names, batch.captions, strict=True))
     assert {caption.split()[0] for caption in batch.captions} == {"a", "the"}
     assert [int(name[-1]) for name in batch.names] == batch.images[:, 0, 0, 0].tolist()
-
-
-def test_validation_images_are_not_drawn():
-    origin = replay.source(TOYS, {"red": [0, 1, 2, 3]}, held_out=0)
-    held = set(validation_split(TOYS["red"], seed=0)[1].tolist())
-    assert held and held.isdisjoint(origin.where[:, 1].tolist()) and len(origin.where) + len(held) == 40
 
 
 def test_a_dataset_that_is_not_there_is_named():

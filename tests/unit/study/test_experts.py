@@ -46,11 +46,14 @@ def test_a_learner_starts_from_the_base_or_where_the_last_one_ended(expert):
         assert torch.equal(base["text_projection"], weights["text_projection"])
 
 
-def test_a_held_out_part_is_not_learned_from():
+def test_validation_images_are_graded_and_not_learned_from():
     data = datasets.limit(datasets.load("digits"), 10, 1)
-    assert experts.usable({}, data, 0).tolist() == list(range(100))
-    left, held = experts.usable({"held_out": 4}, data, 0), datasets.validation_split(data, seed=4)[1]
-    assert len(held) and sorted(left.tolist() + held.tolist()) == list(range(100))
+    trial = replace(SMOKE, data=replace(SMOKE.data, per_class_train=10, validation=4))
+    split = experts.dataset(experts.task_config(trial, "digits"))
+    fit, held = datasets.validation_split(data, seed=4)
+    assert len(split.train_labels) == len(fit) == 80 and torch.equal(split.train_images, data.train_images[fit])
+    assert len(split.test_labels) == len(held) == 20 and torch.equal(split.test_images, data.train_images[held])
+    assert torch.equal(split.test_labels, data.train_labels[held]) and split.classes == data.classes
 
 
 def test_without_their_peculiarities_all_ways_of_tuning_are_one(expert, tmp_path):

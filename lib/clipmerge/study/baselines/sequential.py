@@ -52,8 +52,8 @@ def link(
     `learn` is a step function made of `tune` below; its config holds the method's `options` by name.
     """
     profile = session.profile
-    config |= {"recipe": profiles.recipe(profile, session.task), "held_out": session.held_out}
-    config |= {"model": session.model, "compute": profile.compute.numerics, "options": asdict(options)}
+    config |= {"recipe": profiles.recipe(profile, session.task), "options": asdict(options)}
+    config |= {"model": session.model, "compute": profile.compute.numerics}
     config |= experts.task_config(profile, session.task)
     start = {"start": session.earlier} if session.earlier else {}
     inputs = experts.base_inputs(session.model) | start | (inputs or {})

@@ -42,7 +42,6 @@ class Session:
     number: int
     learner: Learner
     kept: tuple[Step | None, ...]  # by the method, in the sessions before
-    held_out: int | None = None  # seed of a validation split that nothing is trained on
 
     @property
     def task(self) -> str:

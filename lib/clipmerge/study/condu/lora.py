@@ -24,10 +24,10 @@ DEPLOYED = "product"  # what `condu-lora` means in every table: the better one o
 OTHER = 1000  # added to a seed: the other initialisation
 
 
-def step(profile: Profile, task: str, seed: int, held_out: int | None = None) -> Step:
+def step(profile: Profile, task: str, seed: int) -> Step:
     """The LoRA expert of `task`; gives the deltas of its factors."""
     recipe = profiles.recipe(profile, task, "lora")
-    config = start_config(profile, seed) | {"recipe": recipe, "held_out": held_out}
+    config = start_config(profile, seed) | {"recipe": recipe}
     config |= {"compute": profile.compute.numerics, **experts.task_config(profile, task)}
     name = f"expert/lora/{experts.label(profile.model)}/{task}"
     return Step(lora.tune, name, config, experts.base_inputs(profile.model), seed)

@@ -36,11 +36,9 @@ def plan(
     return [grade(session, answers, (*session.kept, step)) for session, step in walked]
 
 
-def kept(
-    profile: Profile, method: str, seed: int, order: Sequence[str] | None = None, held_out: int | None = None
-) -> list[Step]:
+def kept(profile: Profile, method: str, seed: int, order: Sequence[str] | None = None) -> list[Step]:
     """What `method` keeps after each session."""
-    return [step for _, step in walk(profile, method, seed, order, held_out=held_out)]
+    return [step for _, step in walk(profile, method, seed, order)]
 
 
 def walk(
@@ -50,23 +48,22 @@ def walk(
     order: Sequence[str] | None = None,
     model: str = "",
     learner: Learner | None = None,
-    held_out: int | None = None,
 ) -> Iterator[tuple[Session, Step | None]]:
-    """The sessions of a method one after the other, each with what it keeps; `held_out` as in `experts.step`."""
+    """The sessions of a method one after the other, each with what it keeps."""
     order = tuple(order or profiles.order(profile))
     chosen = contract.find(method)
-    learner = learner or full(profile, seed, model, held_out)
+    learner = learner or full(profile, seed, model)
     learner = replace(learner, learn=cache(learner.learn))  # every session asks for all experts so far
     kept: tuple[Step | None, ...] = ()
     for number in range(1 if chosen.sessions == "each" else len(order), len(order) + 1):
-        session = Session(profile, method, model or profile.model, seed, order, number, learner, kept, held_out)
+        session = Session(profile, method, model or profile.model, seed, order, number, learner, kept)
         kept += (chosen.keep(session),)
         yield session, kept[-1]
 
 
-def full(profile: Profile, seed: int, model: str = "", held_out: int | None = None) -> Learner:
+def full(profile: Profile, seed: int, model: str = "") -> Learner:
     """Fine-tuning of all weights on all images of a task."""
-    return Learner("", lambda task, start: experts.step(profile, task, seed, model, held_out, start), {})
+    return Learner("", lambda task, start: experts.step(profile, task, seed, model, start), {})
 
 
 def grade(session: Session, answers: str | contract.Grade, kept: Sequence[Step | None]) -> Step:

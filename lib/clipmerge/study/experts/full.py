@@ -5,6 +5,7 @@ delta = experts.delta(store.get(step))
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -23,9 +24,10 @@ DELTA, LOG = "delta.safetensors", "log.json"
 
 
 def task_config(profile: Profile, task: str) -> dict:
-    """What the images of a task depend on: its name, the profile's limits and the digest in its manifest."""
-    limits = {"per_class_train": profile.data.per_class_train, "per_class_test": profile.data.per_class_test}
-    return {"task": task, "digest": manifests.load(task).digest, **limits}
+    """What the images of a task depend on: its name, the profile's limits and split, the digest in its manifest."""
+    images = asdict(profile.data)
+    del images["tasks"]
+    return {"task": task, "digest": manifests.load(task).digest, **images}
 
 
 def config(profile: Profile, tasks: Sequence[str], model: str = "") -> dict:
@@ -35,8 +37,15 @@ def config(profile: Profile, tasks: Sequence[str], model: str = "") -> dict:
 
 
 def dataset(config: Mapping) -> datasets.Dataset:
-    """The dataset that a `task_config` describes."""
-    return datasets.limit(datasets.load(config["task"]), config["per_class_train"], config["per_class_test"])
+    """The dataset that a `task_config` describes: whoever asks for ``validation`` images gets no test images."""
+    data = datasets.limit(datasets.load(config["task"]), config["per_class_train"], config["per_class_test"])
+    if config["validation"] is None:
+        return data
+    fit, held = datasets.validation_split(data, seed=config["validation"])
+    images, labels = data.train_images, data.train_labels
+    return replace(
+        data, train_images=images[fit], train_labels=labels[fit], test_images=images[held], test_labels=labels[held]
+    )
 
 
 def base_inputs(model: str) -> dict[str, Path]:
@@ -49,18 +58,16 @@ def step(
     task: str,
     seed: int,
     model: str = "",
-    held_out: int | None = None,
     start: Step | None = None,
 ) -> Step:
     """The expert of `task`: the base (of `profile.model` or another) fine-tuned on it; gives its delta.
 
-    `held_out` seeds a validation split that is not trained on (`tuning` chooses hyper-parameters there). With `start`,
-    a link of a chain: tuning goes on from the weights that step has left.
+    With `start`, a link of a chain: tuning goes on from the weights that step has left.
     """
     model = model or profile.model
     name = f"{'continual' if start else 'expert'}/{label(model)}/{task}"
     inputs = base_inputs(model) | ({"start": start} if start else {})
-    return Step(tune, name, _config(profile, task, model, held_out), inputs, seed)
+    return Step(tune, name, _config(profile, task, model), inputs, seed)
 
 
 def label(model: str) -> str:
@@ -68,10 +75,10 @@ def label(model: str) -> str:
     return model.replace("/", "+")
 
 
-def _config(profile: Profile, task: str, model: str, held_out: int | None = None) -> dict:
+def _config(profile: Profile, task: str, model: str) -> dict:
     recipe = profiles.recipe(profile, task)
     numerics = profile.compute.numerics
-    return {"model": model, "compute": numerics, "recipe": recipe, "held_out": held_out, **task_config(profile, task)}
+    return {"model": model, "compute": numerics, "recipe": recipe, **task_config(profile, task)}
 
 
 def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
@@ -92,15 +99,10 @@ def learner(config: Mapping, inputs: Mapping[str, Path]) -> tuple[nn.Module, dic
 
 
 def usable(config: Mapping, data: datasets.Dataset, seed: int) -> Int64[Tensor, " m"]:
-    """Indices of the training images a step may learn from: all; what the split seeded by ``held_out`` leaves;
-    and of each class no more than ``shots``, which `seed` draws.
-    """
-    index = torch.arange(len(data.train_labels))
-    if config.get("held_out") is not None:
-        index = datasets.validation_split(data, seed=config["held_out"])[0]
-    if config.get("shots") is not None:
-        index = index[draw(data.train_labels[index], config["shots"], seed)]
-    return index
+    """Indices of the training images a step may learn from: all, or ``shots`` of each class, which `seed` draws."""
+    if config.get("shots") is None:
+        return torch.arange(len(data.train_labels))
+    return draw(data.train_labels, config["shots"], seed)
 
 
 def draw(labels: Int64[Tensor, " n"], shots: int, seed: int) -> Int64[Tensor, " m"]:

@@ -14,10 +14,15 @@ from clipmerge.errors import expect
 
 @dataclass(frozen=True)
 class Data:
-    """Which tasks, and how many images a class of each (None: all)."""
+    """Which tasks, and how many images a class of each (None: all).
+
+    With `validation`, the seed of a split, test images are never looked at: a fifth of the training images is graded
+    instead, and what is left is learned from.
+    """
 
     per_class_train: int | None
     per_class_test: int | None
+    validation: int | None
     tasks: tuple[str, ...]
 
 

@@ -24,7 +24,7 @@ class Setting:
     """What one run holds fixed, whatever its strategy.
 
     `model`, `mixture` (pretraining, update, buffer) and `compute` (a factor on all steps) are the profile's unless
-    given; `held_out` seeds a validation split that is not trained on but graded instead of the test part.
+    given.
     """
 
     profile: Profile
@@ -33,7 +33,6 @@ class Setting:
     model: str = ""
     mixture: Sequence[Number] = ()
     compute: Number = 1.0
-    held_out: int | None = None
 
     def __post_init__(self) -> None:
         if not self.compute > 0:
@@ -94,7 +93,6 @@ def train(setting: Setting, task: int, start: Step | None) -> Step:
         "update": update,
         "buffer": buffer,
         "data": [experts.task_config(setting.profile, name) for name in sorted({*update, *buffer})],
-        "held_out": setting.held_out,
     }
     inputs = experts.base_inputs(setting.model) | ({"start": start} if start else {})
     return Step(steps.train, f"{setting.label}/train/{task + 1:03d}", config, inputs, setting.seed)
@@ -110,19 +108,18 @@ def grade(setting: Setting, model: Step | Blend | None, images: str = "subset") 
     blend = model if isinstance(model, Blend) else Blend((model,))
     if len(blend.models) == 1:
         blend = Blend(blend.models)  # nothing is merged: the technique is no part of the key
-    config = {"sets": _sets(setting, images), "held_out": setting.held_out}
-    config["compute"] = setting.profile.compute.numerics
+    config = {"sets": _sets(setting, images), "compute": setting.profile.compute.numerics}
     return _step(steps.grade, setting, blend, images, config)
 
 
 def _sets(setting: Setting, images: str) -> list[dict]:
     """What is graded, set by set. A validation run leaves out what has test images only."""
-    time = setting.profile.temporal
+    time, data = setting.profile.temporal, setting.profile.data
     limits = dict.fromkeys(time.adaptation, time.subset_adaptation) | dict.fromkeys(time.heldout, time.subset_heldout)
     return [
         {"data": experts.task_config(setting.profile, name), "images": None if images == "full" else limit}
         for name, limit in limits.items()
-        if setting.held_out is None or manifests.load(name).counts["train"]
+        if data.validation is None or manifests.load(name).counts["train"]
     ]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipmerge import files
 from clipmerge.clip import adapt, evaluate, manifests, models, prompts, replay
-from clipmerge.clip.datasets import Dataset, validation_split
+from clipmerge.clip.datasets import Dataset
 from clipmerge.merge import deltas, techniques
 from clipmerge.merge.lines import Lines
 from clipmerge.study import experts
@@ -26,8 +26,8 @@ def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     """Step function: train the base, or ``start``, on the pairs of one task mixed with replay; writes delta and log."""
     model, base = experts.learner(config, inputs)
     data = {task["task"]: experts.dataset(task) for task in config["data"]}
-    update = replay.source(data, config["update"], config["held_out"])
-    buffer = replay.source(data, config["buffer"], config["held_out"]) if config["buffer"] else None
+    update = replay.source(data, config["update"])
+    buffer = replay.source(data, config["buffer"]) if config["buffer"] else None
     sizes = tuple(config["sizes"])
 
     def batch(generator: torch.Generator) -> replay.Batch:
@@ -50,7 +50,7 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     model.load_state_dict(_merged(models.state(model), config["blend"], inputs, seed))
     accuracy, sizes = {}, {}
     for entry in config["sets"]:
-        data = _seen(experts.dataset(entry["data"]), entry["images"], config["held_out"])
+        data = _seen(experts.dataset(entry["data"]), entry["images"])
         accuracy[data.name] = evaluate.test_accuracy(model, config["model"], data)
         sizes[data.name] = len(data.test_labels)
     files.write_json(out / ACCURACY, {"accuracy": accuracy, "n": sizes})
@@ -65,14 +65,11 @@ def read_texts(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: 
     files.save_tensors(out / TEXTS, heads)
 
 
-def _seen(data: Dataset, images: int | None, held_out: int | None) -> Dataset:
-    """What is graded: a fixed random choice of test images (None: all), or of validation images of the train part.
+def _seen(data: Dataset, images: int | None) -> Dataset:
+    """What is graded: a fixed random choice of test images (None: all).
 
     TIME evaluates with one prompt a dataset, so only the first template is kept.
     """
-    if held_out is not None:
-        held = validation_split(data, seed=held_out)[1]
-        data = replace(data, test_images=data.train_images[held], test_labels=data.train_labels[held])
     index = torch.arange(len(data.test_labels))
     if images is not None:
         index = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:images].sort().values
