@@ -33,7 +33,7 @@ def setup(profile: str = "laptop", seed: int = 0, out: str = "") -> Run:
         raise BadInput(f"seed: expected a whole number from 0 up, found {seed!r}")
     if not isinstance(out, str) or "{" in out:
         raise BadInput(f"out: expected a folder name without braces, or '' for figures/<profile>; found {out!r}")
-    from clipmerge.study.cache.step import accelerator
+    from clipmerge.clip import device as devices
 
     chosen = profiles.load(os.environ.get(OVERRIDE) or profile)
     make_deterministic(seed)
@@ -42,7 +42,7 @@ def setup(profile: str = "laptop", seed: int = 0, out: str = "") -> Run:
     folder = Path(out).expanduser().resolve() if out else paths.figures(chosen.name)
     folder.mkdir(parents=True, exist_ok=True)
     ledger.begin()
-    device = accelerator() if chosen.device == "auto" else chosen.device
+    device = devices.resolve(chosen.compute.device).type
     record = {"profile": chosen.name, "seed": seed, "device": device, **facts()}
     return Run(chosen, seed, folder, device, record, time.perf_counter())
 

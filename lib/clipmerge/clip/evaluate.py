@@ -1,4 +1,4 @@
-"""Reading answers off models: features, accuracy, prototypes, and ConDU's aggregation of experts.
+"""Reading answers off models: features, accuracy, prototypes, and which experts are nearest.
 
 Inference of ConDU (paper §4.3). A task that has been seen is answered by its own decoupled expert. For an unseen task,
 or one whose identity is unknown, the base's image feature z is compared with the prototypes of every seen task; each
@@ -6,7 +6,6 @@ image is answered by the base and its K nearest experts together, the mean of th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -51,25 +50,25 @@ def test_accuracy(model: nn.Module, name: str, dataset: Dataset) -> float:
     return accuracy(test_logits(model, name, dataset), dataset.test_labels)
 
 
-@torch.no_grad()
 def prototypes(
-    base: nn.Module, name: str, dataset: Dataset, side: str = "both", index: Int64[Tensor, " m"] | None = None
+    z: Float[Tensor, "n dim"], labels: Int64[Tensor, " n"], text: Float[Tensor, "classes dim"], side: str = "both"
 ) -> Float[Tensor, "classes dim"]:
-    """One prototype per class in the base's space: normalise(½ (mean image feature + mean text feature)).
+    """One prototype a class: normalise(½ (mean image feature + mean text feature)), or the one or other `side` of it.
 
-    `side` "image" or "text" leaves the other half out; a class without images has its text alone. `index` restricts
-    the training images that are looked at (a few-shot learner owns no more).
+    `text` is the mean over templates of unit text features; a class without images has its text alone.
     """
-    text = torch.stack([prompts.head(base, name, dataset.classes, [t]).cpu() for t in dataset.templates]).mean(0)
     if side == "text":
         return F.normalize(text, dim=-1)
-    index = torch.arange(len(dataset.train_labels)) if index is None else index
-    labels = dataset.train_labels[index]
-    sums = torch.zeros_like(text).index_add_(0, labels, features(base, dataset.train_images[index]))
     count = torch.bincount(labels, minlength=len(text))[:, None]
-    image = sums / count.clamp(min=1)
-    both = image if side == "image" else (image + text) / 2
-    return F.normalize(torch.where(count > 0, both, text), dim=-1)
+    image = torch.zeros_like(text).index_add_(0, labels, z) / count.clamp(min=1)
+    mixed = image if side == "image" else (image + text) / 2
+    return F.normalize(torch.where(count > 0, mixed, text), dim=-1)
+
+
+def texts(model: nn.Module, name: str, dataset: Dataset) -> Float[Tensor, "classes dim"]:
+    """The text side of prototypes: the mean over templates of unit text features."""
+    heads = [prompts.head(model, name, dataset.classes, [template]).cpu() for template in dataset.templates]
+    return torch.stack(heads).mean(0)
 
 
 def similarity(z: Float[Tensor, "n dim"], prototype_sets: Sequence[Float[Tensor, "_ dim"]]) -> Float[Tensor, "n tasks"]:
@@ -81,26 +80,3 @@ def nearest(scores: Float[Tensor, "n tasks"], k: int) -> Bool[Tensor, "n tasks"]
     """Which experts answer which image: the k highest scores of each row (all, where there are fewer)."""
     chosen = torch.zeros_like(scores, dtype=torch.bool)
     return chosen.scatter_(1, scores.topk(min(k, scores.shape[1]), dim=1).indices, True)
-
-
-@dataclass
-class Aggregate:
-    """Running mean of logits over the members that answer each image; the base is a member of all of them."""
-
-    total: Float[Tensor, "n classes"]
-    members: Float[Tensor, " n"]
-
-    @classmethod
-    def of(cls, base_logits: Float[Tensor, "n classes"], with_base: bool = True) -> "Aggregate":
-        """Start with the base's answer, or with no answer yet."""
-        start = base_logits.clone() if with_base else torch.zeros_like(base_logits)
-        return cls(start, torch.full((len(base_logits),), float(with_base)))
-
-    def add(self, chosen: Bool[Tensor, " n"], logits: Float[Tensor, "m classes"]) -> None:
-        """Add one expert's logits for the images that chose it."""
-        self.total[chosen] += logits
-        self.members[chosen] += 1
-
-    def mean(self) -> Float[Tensor, "n classes"]:
-        """Mean logits over each image's members."""
-        return self.total / self.members[:, None]

@@ -51,8 +51,8 @@ def inject(model: nn.Module, factors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def read(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the factors of a wrapped model."""
-    return {name: factor.detach().clone() for name, factor in _parameters(model).items()}
+    """Copies of the factors of a wrapped model, on the CPU."""
+    return {name: factor.detach().cpu().clone() for name, factor in _parameters(model).items()}
 
 
 def product(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:

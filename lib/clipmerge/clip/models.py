@@ -17,7 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from torch import Tensor, nn
 
 from clipmerge import files, paths
-from clipmerge.clip import towers
+from clipmerge.clip import device, towers
 from clipmerge.errors import BadInput
 
 CONFIGS = Path(__file__).parent / "model_configs"
@@ -29,7 +29,7 @@ open_clip.add_model_config(CONFIGS)
 
 
 def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) -> nn.Module:
-    """A CLIP model in evaluation mode on the CPU.
+    """A CLIP model in evaluation mode, where `device.here` says.
 
     `spec` is a nano model (``nano-s``) or an open_clip architecture and weights tag (``ViT-B-16-quickgelu/openai``).
     `pretrained` is "default" for the weights that belong to it, the path of a safetensors state dict, or None for
@@ -56,7 +56,7 @@ def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) 
     if pretrained is not None and (pretrained != "default" or not tag):
         path = weights(name) if pretrained == "default" else Path(pretrained)
         load(model, files.load_tensors(path), source=str(path))
-    return model.eval()
+    return model.eval().to(device.here())
 
 
 def weights(name: str) -> Path:
@@ -91,8 +91,8 @@ def load(model: nn.Module, state: dict[str, Tensor], source: str = "state dict")
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of a model's weights, which stays what it is when the model changes."""
-    return {key: value.clone() for key, value in model.state_dict().items()}
+    """A copy of a model's weights on the CPU, which stays what it is when the model changes."""
+    return {key: value.cpu().clone() for key, value in model.state_dict().items()}
 
 
 @functools.cache
@@ -127,7 +127,8 @@ def pixels(images: UInt8[Tensor, "n *hwc"], model: nn.Module) -> Float[Tensor, "
 
 def encode_image(model: nn.Module, images: UInt8[Tensor, "n *hwc"]) -> Float[Tensor, "n dim"]:
     """Unit-length image features."""
-    return F.normalize(towers.image(model, pixels(images, model)), dim=-1)
+    with device.autocast():
+        return _unit(towers.image(model, pixels(images, model)))
 
 
 def encode_text(model: nn.Module, tokens: Int64[Tensor, "n context"], pieces: int = 1) -> Float[Tensor, "n dim"]:
@@ -140,12 +141,19 @@ def encode_text(model: nn.Module, tokens: Int64[Tensor, "n context"], pieces: in
     """
     tokens = tokens.to(_device(model))
     if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax":
-        return F.normalize(model.encode_text(tokens), dim=-1)
+        with device.autocast():
+            return _unit(model.encode_text(tokens))
     end = tokens.argmax(-1)
     order = end.argsort(stable=True)
     groups = [rows for rows in order.tensor_split(pieces) if len(rows)]
-    features = [towers.text(model, tokens[rows, : end[rows[-1]] + 1], end[rows]) for rows in groups]
-    return F.normalize(torch.cat(features)[order.argsort()], dim=-1)
+    with device.autocast():
+        features = [towers.text(model, tokens[rows, : end[rows[-1]] + 1], end[rows]) for rows in groups]
+    return _unit(torch.cat(features)[order.argsort()])
+
+
+def _unit(features: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    """Unit length, in fp32 again where a forward pass was narrower."""
+    return F.normalize(features.float() if features.dtype == torch.bfloat16 else features, dim=-1)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -1,9 +1,7 @@
-"""Inference: accuracy, prototypes, the K nearest experts and the mean of their logits, by hand."""
+"""Inference: accuracy, prototypes and the K nearest experts, by hand."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from clipmerge.clip import evaluate, models, prompts
 from clipmerge.clip.datasets import Dataset
@@ -27,25 +25,6 @@ def test_the_score_of_a_task_is_its_nearest_prototype():
     torch.testing.assert_close(evaluate.similarity(z, sets), torch.tensor([[0.6, -1.0]]))
 
 
-def test_aggregation_is_the_mean_of_base_and_chosen_experts():
-    base = torch.tensor([[1.0, 0.0], [0.0, 4.0]])
-    answer = evaluate.Aggregate.of(base)
-    answer.add(torch.tensor([True, False]), torch.tensor([[0.0, 3.0]]))
-    answer.add(torch.tensor([True, True]), torch.tensor([[2.0, 0.0], [2.0, 0.0]]))
-    torch.testing.assert_close(answer.mean(), torch.tensor([[1.0, 1.0], [1.0, 2.0]]))
-    torch.testing.assert_close(base, torch.tensor([[1.0, 0.0], [0.0, 4.0]]), msg="the base's logits are not touched")
-
-
-@given(st.integers(0, 5), st.integers(1, 6), st.integers(0, 2**16))
-def test_every_image_has_k_members_and_the_base(k, tasks, seed):
-    generator = torch.Generator().manual_seed(seed)
-    chosen = evaluate.nearest(torch.rand(4, tasks, generator=generator), k)
-    answer = evaluate.Aggregate.of(torch.zeros(4, 2))
-    for i in range(tasks):
-        answer.add(chosen[:, i], torch.ones(int(chosen[:, i].sum()), 2))
-    assert (answer.members == 1 + min(k, tasks)).all()
-
-
 @pytest.fixture(scope="module")
 def setting():
     generator = torch.Generator().manual_seed(0)
@@ -59,17 +38,14 @@ def test_prototypes_average_images_and_texts_and_fall_back_on_text(setting):
     model, data = setting
     z = evaluate.features(model, data.train_images)
     text = sum(prompts.head(model, "nano-xs", data.classes, [t]) for t in data.templates) / 2
+    torch.testing.assert_close(evaluate.texts(model, "nano-xs", data), text)
     expected = torch.stack([(z[[0, 1, 5]].mean(0) + text[0]) / 2, (z[[2, 3, 4]].mean(0) + text[1]) / 2, text[2]])
-    found = evaluate.prototypes(model, "nano-xs", data)
+    found = evaluate.prototypes(z, data.train_labels, text)
     torch.testing.assert_close(found, torch.nn.functional.normalize(expected, dim=-1))
-    image_only = evaluate.prototypes(model, "nano-xs", data, side="image")
+    image_only = evaluate.prototypes(z, data.train_labels, text, side="image")
     torch.testing.assert_close(image_only[0], torch.nn.functional.normalize(z[[0, 1, 5]].mean(0), dim=-1))
-
-
-def test_prototypes_of_a_few_shot_learner_look_at_its_shots_only(setting):
-    model, data = setting
-    few = evaluate.prototypes(model, "nano-xs", data, side="image", index=torch.tensor([0, 2]))
-    torch.testing.assert_close(few[:2], evaluate.features(model, data.train_images[[0, 2]]))
+    text_only = evaluate.prototypes(z, data.train_labels, text, side="text")
+    torch.testing.assert_close(text_only, torch.nn.functional.normalize(text, dim=-1))
 
 
 def test_batches_do_not_change_features(setting):

@@ -3,15 +3,13 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
-from clipmerge import files
 from clipmerge.clip import evaluate, models
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import answers, protocol, traits
-from clipmerge.study.routing import agnostic, ensemble, voting
+from clipmerge.study.condu import grading, protocol, voting
+from clipmerge.study.routing import agnostic, ensemble
 
 SMOKE = profiles.load("smoke")
 TASKS = ("surfaces", "solarcells", "landcover")
@@ -48,12 +46,11 @@ def test_label_spaces_are_ordered_and_meet_at_the_end(answered):
 
 
 def test_a_panel_answers_as_the_step_does():
-    reading, seen = ensemble.base_steps(PROFILE)
-    config = {"model": PROFILE.model, "tasks": [experts.task_config(PROFILE, u) for u in TASKS], "k": 1, "seen": 3}
-    inputs = {"reading": reading, "traits": seen} | experts.base_inputs(PROFILE.model)
-    inputs |= ensemble.session(PROFILE, "condu-ft", 0, 3)
-    step = Step(answers.answer, "agnostic/test", config, inputs)
-    asked = files.read_json(store.get(step) / answers.AGNOSTIC)
+    config = experts.config(PROFILE, TASKS) | {"k": 1, "seen": 3, "known": False, "spaces": list(voting.SPACES)}
+    inputs = {"features": ensemble.base_step(PROFILE)} | experts.base_inputs(PROFILE.model)
+    inputs |= {"session": protocol.kept(PROFILE, "condu-ft", 0)[-1]}
+    folder = store.get(Step(grading.grade, "agnostic/test", config, inputs))
+    asked = {space: grading.read(folder, space=space)[0] for space in voting.SPACES}
     found = agnostic.sessions(PROFILE, "condu-ft", 0)
     for row in found[found.session == 3].itertuples():
         assert row.value == pytest.approx(asked[row.space][row.task])
@@ -67,11 +64,3 @@ def test_no_expert_and_no_base_but_zero_shot():
     for row in graded.itertuples():
         data = experts.dataset(experts.task_config(PROFILE, row.task))
         assert row.value == pytest.approx(evaluate.test_accuracy(base, PROFILE.model, data))
-
-
-@pytest.mark.parametrize("side", traits.SIDES)
-def test_prototypes_from_kept_features_are_the_library_s(side):
-    seen = traits.load(store.get(ensemble.base_steps(PROFILE)[1]))
-    data = experts.dataset(experts.task_config(PROFILE, "landcover"))
-    golden = evaluate.prototypes(models.create(PROFILE.model), PROFILE.model, data, side)
-    torch.testing.assert_close(traits.prototypes(seen, "landcover", side), golden, atol=1e-6, rtol=0)

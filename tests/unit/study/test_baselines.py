@@ -14,10 +14,10 @@ from torch import nn
 from clipmerge import files
 from clipmerge.clip import models
 from clipmerge.errors import BadInput
-from clipmerge.study import baselines, experts, profiles
-from clipmerge.study.baselines import ddas, joint, losses, moe_adapters, rail, reference, sequential
+from clipmerge.study import experts, profiles
+from clipmerge.study.baselines import ddas, icarl, losses, mixture, rail, sequential, wise_ft
 from clipmerge.study.cache import store
-from clipmerge.study.condu import orders
+from clipmerge.study.condu import contract, features, orders, protocol
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "solarcells", "landcover")  # few classes each: their heads cost little
@@ -67,30 +67,30 @@ def test_random_sentences_stand_between_start_and_end():
 
 def test_exemplars_are_even_and_of_the_past():
     earlier = [experts.dataset(experts.task_config(TINY, task)) for task in TASKS[:2]]
-    images, picked = reference.exemplars(earlier, 30, seed=1)
+    images, picked = icarl.exemplars(earlier, 30, seed=1)
     assert len(images) == sum(map(len, picked)) == 28  # 30 for 14 classes: two each
     for data, rows in zip(earlier, picked, strict=True):
         assert torch.bincount(data.train_labels[rows]).tolist() == [2] * len(data.classes)
 
 
-def _task(**options):
+def _task(earlier=(), **options):
     name = "nano-xs"
     model, start = models.create(name), models.create(name).requires_grad_(False)
     data = experts.dataset(experts.task_config(TINY, TASKS[0]))
-    return sequential.Task(model, start, name, data, (), options, {}, 0)
+    return sequential.Task(model, start, name, data, {"options": options, "earlier": earlier}, {}, 0)
 
 
 def test_wise_ft_interpolates():
-    task = _task(wise=0.75)
+    task = _task(share=0.75)
     with torch.no_grad():
         task.model.text_projection += 4
-    sequential.wise_ft(task).finish()
+    wise_ft.interpolate(task).finish()
     torch.testing.assert_close(task.model.text_projection, task.start.text_projection + 3)
     torch.testing.assert_close(task.model.visual.proj, task.start.visual.proj)
 
 
 def test_the_first_task_of_icarl_is_plain():
-    assert sequential.icarl(_task(memory=10)) == sequential.Change()
+    assert icarl.rehearse(_task(memory=10)) == sequential.Change()
 
 
 @settings(max_examples=15)
@@ -120,7 +120,7 @@ def test_rail_answers_outside_what_it_learnt_as_zero_shot_does():
 def test_adapters_change_nothing_before_the_first_step_and_frozen_ones_never():
     model, images = models.create("nano-xs"), torch.randint(0, 255, (3, 32, 32, 3), dtype=torch.uint8)
     before = models.encode_image(model, images)
-    mixtures = moe_adapters.attach(model, 4, 2, tasks=2, seed=0)
+    mixtures = mixture.attach(model, 4, 2, tasks=2, seed=0)
     torch.testing.assert_close(models.encode_image(model, images), before)
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"mixtures"}
     one = mixtures[0]
@@ -132,44 +132,47 @@ def test_adapters_change_nothing_before_the_first_step_and_frozen_ones_never():
 
 
 def test_an_autoencoder_knows_its_own(tmp_path):
-    generator, features = torch.Generator().manual_seed(0), {}
-    for task, spread in (("a", 0), ("b", 8)):
-        z = torch.zeros(200, 16)
-        z[:, spread : spread + 4] = torch.randn(200, 4, generator=generator)
-        features |= {f"z.{task}": nn.functional.normalize(z, dim=1), f"held.{task}": torch.arange(0, 200, 5)}
-    files.save_tensors(tmp_path / reference.FEATURES, features)
+    generator, seen = torch.Generator().manual_seed(0), {}
+    for task, spread in (("digits", 0), ("solarcells", 8)):
+        n = len(experts.dataset(experts.task_config(TINY, task)).train_labels)
+        z = torch.zeros(n, 16)
+        z[:, spread : spread + 4] = torch.randn(n, 4, generator=generator)
+        seen[f"train.{task}"] = nn.functional.normalize(z, dim=1)
+    files.save_tensors(tmp_path / features.FILE, seen)
     gates = []
-    for task in "ab":
+    for task in ("digits", "solarcells"):
         (tmp_path / task).mkdir()
-        config = {"task": task, "code": 8, "steps": 150, "q": 0.95}
-        ddas.fit(tmp_path / task, config=config, inputs={"train": tmp_path}, seed=0)
+        config = {"code": 8, "steps": 150, "q": 0.95, **experts.task_config(TINY, task)}
+        ddas.fit(tmp_path / task, config=config, inputs={"features": tmp_path}, seed=0)
         gates.append(files.load_tensors(tmp_path / task / ddas.GATE))
-    assert (ddas.route(gates, features["z.a"]) == 0).float().mean() > 0.9
-    assert (ddas.route(gates, features["z.b"]) == 1).float().mean() > 0.9
+    assert (ddas.route(gates, seen["train.digits"]) == 0).float().mean() > 0.9
+    assert (ddas.route(gates, seen["train.solarcells"]) == 1).float().mean() > 0.9
     strange = nn.functional.normalize(torch.randn(50, 16, generator=generator), dim=1)
     assert (ddas.route(gates, strange) == -1).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("method", baselines.METHODS)
+BASELINES = [name for name in contract.METHODS if name not in protocol.METHODS]
+
+
+@pytest.mark.parametrize("method", BASELINES)
 def test_every_baseline_gives_rows(method):
-    rows = baselines.run(TINY, [method])
+    rows = protocol.run(TINY, [method])
     wanted = {"last"} if method == "joint" else {"accuracy", "transfer", "average", "last"}
     assert set(rows.metric) == wanted and set(rows.method) == {method} and rows.value.between(0, 100).all()
     assert set(rows[rows.metric == "last"].task) == {*TASKS, "mean"}
 
 
 def test_rail_transfers_exactly_as_zero_shot():
-    a, _ = baselines.graded([step := rail.step(TINY, TASKS, 0)], TASKS)
-    about = files.load_tensors(store.get(step.inputs["reading"]) / "reading.safetensors")
-    data = experts.dataset(experts.task_config(TINY, TASKS[2]))
-    base = 100 * (about["logits.landcover"].argmax(1) == data.test_labels).double().mean().item()
-    assert a[0, 2] == a[1, 2] == pytest.approx(base)
+    plans = {method: protocol.plan(TINY, method, 0) for method in ("rail", "zero-shot")}
+    store.build([step for steps in plans.values() for step in steps])
+    a, base = (protocol.matrix(steps, TASKS) for steps in plans.values())
+    assert a[0, 2] == a[1, 2] == pytest.approx(base[0, 2])
+    assert a[2, 2] != base[2, 2]
 
 
 @pytest.mark.parametrize("method", ["zscl", "moe-adapters", "joint"])
 def test_the_same_again(method, tmp_path):
-    plans = {"moe-adapters": moe_adapters.chain, "joint": joint.chain}
-    last = plans.get(method, lambda p, o, s: sequential.chain(p, method, o, s))(TINY, TASKS[:1], 0)[0]
+    last = protocol.kept(TINY, method, 0, TASKS[:1])[0]
     done, again = store.get(last), tmp_path / "again"
     again.mkdir()
     last.fn(again, config=last.config, inputs={k: getattr(v, "folder", v) for k, v in last.inputs.items()}, seed=0)
@@ -178,9 +181,12 @@ def test_the_same_again(method, tmp_path):
         assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_unknown_baseline():
-    with pytest.raises(BadInput, match="expected one of l2, lwf, .*, found 'ewc'"):
-        baselines.plan(TINY, "ewc", 0)
+def test_unknown_baseline_and_unknown_option():
+    with pytest.raises(BadInput, match="method: expected one of .*l2, .*; found 'ewc'"):
+        protocol.plan(TINY, "ewc", 0)
+    settings_ = replace(TINY.baselines, options={"l2": {"lambda": 1.0}})
+    with pytest.raises(BadInput, match="baselines.options.l2: expected one of strength; found 'lambda'"):
+        protocol.plan(replace(TINY, baselines=settings_), "l2", 0)
 
 
 def test_orders_are_permutations_and_the_second_is_mtils():

@@ -1,4 +1,4 @@
-"""Jobs: order, errors, progress, and the same bits whoever runs them."""
+"""Jobs: order, errors, places, and the same bits whoever runs them."""
 
 import os
 import signal
@@ -109,14 +109,12 @@ def _meet(job):
     return job.name, os.getpid()
 
 
-def test_order_is_that_of_the_jobs_and_progress_counts(tmp_path):
+def test_order_is_that_of_the_jobs(tmp_path):
     """The first job ends only when the last has started."""
     jobs = [SimpleNamespace(name=name, mark=tmp_path / name, others=[]) for name in "abcde"]
     jobs[0].others = [jobs[4].mark]
-    seen = []
-    out = scheduler.map(_meet, jobs, workers=2, progress=lambda done, total: seen.append((done, total)))
+    out = scheduler.map(_meet, jobs, workers=2)
     assert [name for name, _ in out] == list("abcde")
-    assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
     assert os.getpid() not in {pid for _, pid in out}
 
 
@@ -125,9 +123,17 @@ def test_a_chain_does_not_wait_for_its_wave(tmp_path):
     marks = [tmp_path / name for name in "abcd"]
     jobs = [SimpleNamespace(name=mark.name, mark=mark, others=[]) for mark in marks]
     jobs[2].others = [marks[0]]
-    seen = []
-    scheduler.flow(_meet, jobs, NEEDS, workers=2, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 4) for i in range(1, 5)]
+    assert len(scheduler.flow(_meet, jobs, NEEDS, workers=2)) == 4
+
+
+def _place(_):
+    return scheduler.place()
+
+
+def test_workers_have_places_of_their_own():
+    places = scheduler.map(_place, range(8), workers=2)
+    assert set(places) <= {0, 1} and places[0] != places[1]
+    assert scheduler.map(_place, range(3), workers=1) == [0, 0, 0] and scheduler.place() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -49,8 +49,8 @@ def test_a_learner_starts_from_the_base_or_where_the_last_one_ended(expert):
 
 def test_a_held_out_part_is_not_learned_from():
     data = datasets.limit(datasets.load("digits"), 10, 1)
-    assert experts.usable({}, data).tolist() == list(range(100))
-    left, held = experts.usable({"held_out": 4}, data), datasets.validation_split(data, seed=4)[1]
+    assert experts.usable({}, data, 0).tolist() == list(range(100))
+    left, held = experts.usable({"held_out": 4}, data, 0), datasets.validation_split(data, seed=4)[1]
     assert len(held) and sorted(left.tolist() + held.tolist()) == list(range(100))
 
 

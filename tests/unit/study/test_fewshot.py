@@ -7,13 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmerge import files
-from clipmerge.clip import datasets, evaluate, models
+from clipmerge.clip import datasets
 from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
-from clipmerge.study.condu import fewshot, grading, handful
-from clipmerge.study.experts import fewshot as fewshot_experts
+from clipmerge.study.condu import features, fewshot, grading
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "flags")
@@ -24,49 +22,43 @@ PROFILE = replace(PROFILE, few_shot=replace(SMOKE.few_shot, session_seeds=(0,)))
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(1, 7), st.integers(0, 3))
 def test_a_draw_holds_k_of_each_class_and_follows_its_seed(labels, k, seed):
     labels = torch.tensor(labels)
-    index = fewshot_experts.draw(labels, k, seed)
-    assert torch.equal(index, fewshot_experts.draw(labels, k, seed)) and len(index.unique()) == len(index)
+    index = experts.draw(labels, k, seed)
+    assert torch.equal(index, experts.draw(labels, k, seed)) and len(index.unique()) == len(index)
     counts = torch.bincount(labels, minlength=5)
     assert torch.equal(torch.bincount(labels[index], minlength=5), counts.clamp(max=k))
 
 
 def test_seeds_draw_differently_and_no_shot_is_refused():
     labels = torch.arange(4).repeat(25)
-    assert not torch.equal(fewshot_experts.draw(labels, 5, 0), fewshot_experts.draw(labels, 5, 1))
+    assert not torch.equal(experts.draw(labels, 5, 0), experts.draw(labels, 5, 1))
     with pytest.raises(BadInput, match="at least 1 image of each class, found 0"):
-        fewshot_experts.draw(labels, 0, 0)
+        experts.draw(labels, 0, 0)
 
 
 def test_shots_are_drawn_outside_a_held_out_part():
     data = datasets.limit(datasets.load("digits"), 10, 1)
-    index = fewshot_experts.owned({"held_out": 0, "shots": 3}, data, seed=1)
+    index = experts.usable({"held_out": 0, "shots": 3}, data, seed=1)
     assert not set(index.tolist()) & set(datasets.validation_split(data, seed=0)[1].tolist())
     assert torch.equal(torch.bincount(data.train_labels[index]), torch.full((10,), 3))
 
 
-def test_prototypes_use_the_shots_alone(tmp_path):
-    task = experts.task_config(PROFILE, "digits")
-    config = {"model": PROFILE.model, "tasks": [task], "shots": 2}
-    handful.read(tmp_path, config=config, inputs={}, seed=3)
-    found = files.load_tensors(tmp_path / grading.READING)["prototypes.digits"]
-    data, base = experts.dataset(task), models.create(PROFILE.model)
-    index = fewshot_experts.draw(data.train_labels, 2, 3)
-    images = data.train_images.clone()
-    others = torch.ones(len(images), dtype=torch.bool)
-    others[index] = False
-    images[others] = 0  # whatever the other images show
-    blind = replace(data, train_images=images)
-    torch.testing.assert_close(found, evaluate.prototypes(base, PROFILE.model, blind, index=index))
-    assert (found - evaluate.prototypes(base, PROFILE.model, data)).abs().max() > 1e-3
+def test_prototypes_use_the_shots_alone():
+    seen = features.load(store.get(features.of_base(PROFILE, TASKS)))
+    data = experts.dataset(experts.task_config(PROFILE, "digits"))
+    index = experts.draw(data.train_labels, 2, 3)
+    blind = {**seen, "train.digits": torch.zeros_like(seen["train.digits"])}  # whatever the other images show
+    blind["train.digits"][index] = seen["train.digits"][index]
+    found = features.prototypes(seen, "digits", index=index)
+    assert torch.equal(found, features.prototypes(blind, "digits", index=index))
+    assert (found - features.prototypes(seen, "digits")).abs().max() > 1e-3
 
 
 def test_full_prototypes_give_what_the_ordinary_grade_gives():
     step = fewshot.plan(PROFILE, "condu-ft", 0)[0]
-    graded = files.read_json(store.get(step) / grading.ACCURACY)
-    inputs = {name: step.inputs[name] for name in ("reading", "session", "base")}
-    plain = store.get(replace(step, fn=grading.grade_bank, name="grade/test", inputs=inputs))
-    assert graded["accuracy"]["full"] == files.read_json(plain / grading.ACCURACY)["accuracy"]
-    assert set(graded["accuracy"]) == set(handful.PROTOTYPES)
+    config = {key: value for key, value in step.config.items() if key != "shots"}
+    plain = store.get(replace(step, name="grade/test", config=config))
+    assert grading.read(store.get(step)) == grading.read(plain)
+    assert grading.read(store.get(step), grading.SHOTS)[0].keys() == grading.read(plain)[0].keys()
 
 
 def test_rows_say_which_prototypes_and_leave_out_sessions_that_were_not_graded():

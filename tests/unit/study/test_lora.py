@@ -1,18 +1,19 @@
 """LoRA experts through ConDU: the kinds of delta, the round trip of factors, the rows Table 1 asks for."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from clipmerge import files
 from clipmerge.clip import lora as factors_of
 from clipmerge.errors import BadInput
-from clipmerge.merge import condu, deltas
+from clipmerge.merge import condu, deltas, folder
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
-from clipmerge.study.condu import adapters, protocol, sessions
+from clipmerge.study.condu import grading, protocol, sessions
 from clipmerge.study.condu import lora as condu_lora
+from clipmerge.study.experts import lora
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "flags")
@@ -23,32 +24,31 @@ CONFIG = condu_lora.start_config(PROFILE, 0)
 def random_change(seed):
     """Factors moved by random amounts."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(f.shape, generator=generator) / 10 for name, f in adapters.start(CONFIG).items()}
+    return {name: torch.randn(f.shape, generator=generator) / 10 for name, f in lora.start(CONFIG).items()}
 
 
 def test_factors_alone_in_a_session_come_back_as_they_were(tmp_path):
     change = random_change(0)
-    sessions.save(tmp_path / sessions.UNIFIED, condu.unify([change]))
-    with adapters.multiplied(CONFIG, tmp_path, 1) as folders:
-        found = experts.delta(folders["expert.00"])
-        found = {name: tensor.clone() for name, tensor in found.items()}
-    expected = factors_of.product(deltas.apply_delta(adapters.start(CONFIG), change))
+    folder.save(condu.unify([change]), tmp_path / sessions.UNIFIED)
+    found = sessions.bank({"session": tmp_path}, CONFIG)(0)
+    expected = factors_of.product(deltas.apply_delta(lora.start(CONFIG), change))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=1e-7, rtol=1e-6)
 
 
 def test_unifying_factors_is_not_unifying_products():
     first, second = random_change(0), random_change(1)
-    apart = adapters.multiply(adapters.start(CONFIG), condu.decouple(condu.unify([first, second]), 0))
-    whole = condu.unify([adapters.multiply(adapters.start(CONFIG), change) for change in (first, second)])
+    apart = lora.multiply(lora.start(CONFIG), condu.decouple(condu.unify([first, second]), 0))
+    whole = condu.unify([lora.multiply(lora.start(CONFIG), change) for change in (first, second)])
     name = next(iter(apart))
     assert (apart[name] - condu.decouple(whole, 0)[name]).abs().max() > 0.01
 
 
 def test_another_initialisation_is_an_offset_all_tasks_share():
-    tuned = [condu_lora.step(PROFILE, task, 0) for task in TASKS]
-    other = store.build(condu_lora.prepared(PROFILE, "other-init", 0, tuned))
-    plain = store.build(tuned)
+    tune = partial(condu_lora.step, PROFILE, seed=0)
+    learner = condu_lora.learner(PROFILE, "other-init", 0, tune)
+    other = store.build([learner.learn(task, None) for task in TASKS])
+    plain = store.build([tune(task) for task in TASKS])
     offsets = []
     for shifted, true in zip(other, plain, strict=True):
         theirs, ours = experts.delta(shifted), experts.delta(true)
@@ -71,10 +71,10 @@ def test_rows_are_those_of_table_1():
 
 def test_factor_sessions_are_graded_like_the_products_they_stand_for():
     steps = {kind: condu_lora.plan(PROFILE, kind, 0)[0] for kind in ("product", "factors")}
-    graded = {kind: files.read_json(store.get(step) / "accuracy.json") for kind, step in steps.items()}
+    graded = {kind: grading.read(store.get(step)) for kind, step in steps.items()}
     assert graded["product"] == graded["factors"]  # the first session is lossless for either
 
 
 def test_an_unknown_kind_is_named():
     with pytest.raises(BadInput, match="LoRA: kind: expected one of product, .*, experts, found 'sum'"):
-        condu_lora.prepared(PROFILE, "sum", 0, [])
+        condu_lora.plan(PROFILE, "sum", 0)

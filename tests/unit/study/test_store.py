@@ -134,12 +134,6 @@ def test_a_changed_file_recomputes_everything_behind_it(base):
     assert len(ran) == 6
 
 
-def test_progress_counts_steps(base):
-    seen = []
-    store.build(_graph(base), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 6) for i in range(1, 7)]
-
-
 def test_twins_under_two_names_both_exist(base):
     steps = [Step(tune, name, {"task": "digits", "lr": 1}, {"base": base}) for name in ("one", "two")]
     one, two = store.build(steps)
@@ -305,7 +299,7 @@ def lab(tmp_path, home):
     def start(code, **environment):
         path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, "PYTHONPATH": path, **environment}
-        head = "import sys, lab; from clipmerge.study.cache import store; from clipmerge.study.cache.store import Step\n"
+        head = "import sys, lab\nfrom clipmerge.study.cache import store\nfrom clipmerge.study.cache.store import Compute, Step\n"
         return subprocess.Popen([sys.executable, "-c", head + code], env=env, text=True, stdout=subprocess.PIPE)
 
     return start
@@ -344,7 +338,7 @@ def test_two_processes_one_key(lab, tmp_path, home):
 def test_parallel_equals_serial_bitwise(lab, tmp_path):
     homes = [tmp_path / "serial", tmp_path / "parallel"]
     for workers, place in enumerate(homes, start=1):
-        process = lab(f"store.build(lab.graph(), workers={workers}); print(store.summary())", CLIPMERGE_HOME=str(place))
+        process = lab(f"store.build(lab.graph(), Compute(workers={workers})); print(store.summary())", CLIPMERGE_HOME=str(place))
         out, _ = process.communicate(timeout=200)
         assert out.strip() == "0 cached, 5 computed"
     serial, parallel = ({p.relative_to(h): p.read_bytes() for p in h.rglob("w.pt")} for h in homes)

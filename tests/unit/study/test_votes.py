@@ -7,9 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmerge.clip import evaluate
 from clipmerge.errors import BadInput
-from clipmerge.study.routing import voting
+from clipmerge.study.condu import voting
 
 SCORES = torch.tensor([[0.8, 0.4], [0.2, 0.6], [0.5, 0.5]])
 # members × classes for each of three images: the base, expert 0, expert 1
@@ -51,12 +50,14 @@ def test_no_expert_is_zero_shot():
         assert torch.equal(answers(voting.weights(SCORES, 0, kind=kind)), LOGITS[:, 0])
 
 
-def test_the_mean_vote_is_the_aggregate_of_the_protocol():
-    near = evaluate.nearest(SCORES, 1)
-    aggregate = evaluate.Aggregate.of(LOGITS[:, 0])
-    for i in range(2):
-        aggregate.add(near[:, i], LOGITS[near[:, i], i + 1])
-    torch.testing.assert_close(answers(voting.weights(SCORES, 1)), aggregate.mean())
+def test_the_mean_vote_is_the_mean_of_base_and_chosen_experts():
+    golden = torch.stack([(LOGITS[0, 0] + LOGITS[0, 1]) / 2, (LOGITS[1, 0] + LOGITS[1, 2]) / 2])
+    torch.testing.assert_close(answers(voting.weights(SCORES, 1))[:2], golden)
+
+
+def test_a_known_task_is_answered_by_its_own_expert():
+    assert voting.own(1, 2, 3).tolist() == [[0.0, 0.0, 1.0]] * 3
+    assert torch.equal(answers(voting.own(1, 2, 3)), LOGITS[:, 2])
 
 
 @pytest.mark.parametrize(

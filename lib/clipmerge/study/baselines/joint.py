@@ -4,37 +4,39 @@ Every step trains on a batch of one task, drawn at random with equal chances (ba
 that task's own classes. It is a bound for single models, not a continual learner: it sees all data all the time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from clipmerge.clip import finetune, training
+from clipmerge.clip import finetune, models, training
 from clipmerge.study import experts, profiles
 from clipmerge.study.baselines import reference
 from clipmerge.study.cache.step import Step
-from clipmerge.study.profiles import Profile
+from clipmerge.study.condu.contract import Session, method
 
 PARTS = 4  # steps of the cache, so that an interrupted run loses a quarter
 STATE = "state.safetensors"
 
 
-def chain(profile: Profile, tasks: Sequence[str], seed: int) -> list[Step]:
-    """The parts of one training run; the last leaves the model's delta."""
-    recipe = profiles.plain_recipe(profile)
-    config = {"model": profile.model, "recipe": recipe | {"steps": recipe["steps"] * len(tasks)}}
-    config["tasks"] = [experts.task_config(profile, task) for task in sorted(tasks)]
-    parts: list[Step] = []
+@method("joint", answers="single", sessions="last", chain=True)
+def keep(session: Session) -> Step:
+    """The last part of one training run on all tasks; the earlier parts are its inputs."""
+    recipe = profiles.plain_recipe(session.profile)
+    config = experts.config(session.profile, sorted(session.order), session.model)
+    config |= {"recipe": recipe | {"steps": recipe["steps"] * len(session.order)}}
+    earlier: dict[str, Step] = {}
     for part in range(1, PARTS + 1):
-        inputs = experts.base_inputs(profile.model) | ({"earlier": parts[-1]} if parts else {})
-        name = f"joint/{experts.label(profile.model)}/{part}"
-        parts.append(Step(train, name, config | {"until": part / PARTS}, inputs, seed))
-    return parts
+        inputs = experts.base_inputs(session.model) | earlier
+        done = Step(train, f"{session.name}/{part}", config | {"until": part / PARTS}, inputs, session.seed)
+        earlier = {"earlier": done}
+    return done
 
 
 def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: train until a share of all steps is done; write state and optimiser, or at the end the delta."""
-    (model, base), recipe = experts.learner(config, inputs), finetune.Recipe(**config["recipe"])
+    model, base = experts.learner(config, inputs)
+    recipe = finetune.Recipe(**config["recipe"])
     tasks = [experts.dataset(task) for task in config["tasks"]]
     tokens = [reference.class_tokens(config["model"], data) for data in tasks]
     model.train().logit_scale.requires_grad_(False)
@@ -51,6 +53,6 @@ def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
         training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))
         log.append({"step": step, "loss": value.item()})
     if config["until"] == 1:
-        experts.leave(out, model.cpu().state_dict(), base, log)
+        experts.leave(out, models.state(model), base, log)
     else:
         training.save(out / STATE, model, optimizer, len(log), log)

@@ -1,110 +1,107 @@
-"""MoE-Adapters (Yu et al., arXiv 2403.11549): small experts inside a frozen CLIP, mixed by one router per task.
+"""MoE-Adapters (Yu et al., arXiv 2403.11549): a frozen CLIP, one mixture of adapters a block, one router a task.
 
-Beside the MLP of every block of both towers stand E low-rank experts. A task's router looks at the first token of the
-sequence (the class token of an image) and picks two; their outputs, weighted by a softmax, are added to the MLP's.
-After a task its two busiest experts in each block are frozen, so that later tasks may use but not change them.
-
-Simplified: no noise on the router while training, no dispatching (all experts are computed, two are counted).
-[unverified]: what exactly the routers read in the text tower; here the start token, so there a task has one fixed pair.
+After a task its two busiest experts in each block are frozen, so that later tasks may use but not change them
+(`mixture`). Which router an image takes is decided by autoencoders, or it is answered zero-shot (`ddas`).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
-
 from clipmerge import files
-from clipmerge.clip import finetune, models, training
+from clipmerge.clip import evaluate, finetune, models
 from clipmerge.study import experts, profiles
-from clipmerge.study.cache.step import Step, accelerator
-from clipmerge.study.profiles import Profile
+from clipmerge.study.baselines import ddas, mixture
+from clipmerge.study.cache.step import Step
+from clipmerge.study.condu import features, grading, sessions
+from clipmerge.study.condu.contract import Session, method
 
-TOP = 2
 ADAPTERS = "adapters.safetensors"
 
 
-class Mixture(nn.Module):
-    """The experts of one block: ``Σ_{e ∈ top 2} g_e · up_e ReLU(down_e x)``, zero before the first step."""
+@dataclass(frozen=True)
+class Options:
+    """experts: in each block of either tower; rank: of each (the authors' scripts: 22, 64).
 
-    def __init__(self, width: int, experts_: int, rank: int, tasks: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.task, self.shape = 0, (experts_, rank)
-        self.down = nn.Parameter(torch.randn(experts_ * rank, width, generator=generator) / width**0.5)
-        self.up = nn.Parameter(torch.zeros(width, experts_ * rank))
-        self.router = nn.Parameter(torch.randn(tasks, experts_, width, generator=generator) / width**0.5)
-        self.register_buffer("frozen", torch.zeros(experts_, dtype=torch.bool))
-        self.register_buffer("used", torch.zeros(experts_, dtype=torch.int64))
-        self.down.register_hook(lambda grad: grad * ~self._each(self.frozen)[:, None])
-        self.up.register_hook(lambda grad: grad * ~self._each(self.frozen))
+    code: width of a gate's autoencoder; steps: of its training; quantile: of a task's validation images that it must
+    recognise, in place of the authors' threshold of 0.0655 on the features of another network.
+    """
 
-    def _each(self, by_expert: Tensor) -> Tensor:
-        return by_expert.repeat_interleave(self.shape[1], -1)
-
-    def gates(self, first: Float[Tensor, "n width"]) -> Float[Tensor, "n experts"]:
-        """Weights of the experts for each sequence: two of them above zero, their sum one."""
-        best = (first @ self.router[self.task].T).topk(min(TOP, self.shape[0]), dim=1)
-        return torch.zeros(len(first), self.shape[0], device=first.device).scatter(
-            1, best.indices, best.values.softmax(1)
-        )
-
-    def forward(self, x: Float[Tensor, "n tokens width"]) -> Float[Tensor, "n tokens width"]:
-        """What the experts add to the output of the block's MLP."""
-        gates = self.gates(x[:, 0])
-        if self.training:
-            self.used += (gates > 0).sum(0)
-        return (F.relu(x @ self.down.T) * self._each(gates)[:, None]) @ self.up.T
-
-    def freeze(self) -> None:
-        """Freeze the experts this task has used most, and count anew."""
-        self.frozen[self.used.topk(min(TOP, self.shape[0])).indices] = True
-        self.used.zero_()
+    experts: int = 22
+    rank: int = 64
+    code: int = 100
+    steps: int = 1000
+    quantile: float = 0.95
 
 
-def attach(model: nn.Module, count: int, rank: int, tasks: int, seed: int) -> nn.ModuleList:
-    """Put a mixture beside the MLP of every block and freeze everything else; returns them (``model.mixtures``)."""
-    model.requires_grad_(False)
-    blocks = [*model.visual.transformer.resblocks, *model.transformer.resblocks]
-    generator, mixtures = training.generator(seed, 0), nn.ModuleList()
-    for block in blocks:
-        mixture = Mixture(block.mlp.c_fc.in_features, count, rank, tasks, generator)
-        block.mlp.register_forward_hook(lambda _, args, out, beside=mixture: out + beside(args[0]))
-        mixtures.append(mixture)
-    model.mixtures = mixtures
-    return mixtures
+def _config(session: Session) -> dict:
+    options = session.options(Options)
+    return {"shape": [options.experts, options.rank, len(session.order)]}
 
 
-def choose(mixtures: nn.ModuleList, task: int) -> None:
-    """Let all blocks use the routers of one task."""
-    for mixture in mixtures:
-        mixture.task = task
+def gate(session: Session, task: str) -> Step:
+    """The autoencoder of one task; it depends on no other and on no order."""
+    options = session.options(Options)
+    config = {"code": options.code, "steps": options.steps, "q": options.quantile}
+    config |= experts.task_config(session.profile, task)
+    seen = features.of_base(session.profile, session.order, session.model)
+    return Step(ddas.fit, f"moe-adapters/gate/{task}", config, {"features": seen}, session.seed)
 
 
-def chain(profile: Profile, order: Sequence[str], seed: int) -> list[Step]:
-    """One step a task: its router and whatever experts are still free are trained."""
-    settings, links = profile.baselines, []
-    for t, task in enumerate(order):
-        recipe = profiles.plain_recipe(profile, task)
-        config = {"model": profile.model, "recipe": recipe, **experts.task_config(profile, task)}
-        config["shape"] = [settings.moe_experts, settings.moe_rank, len(order)]
-        inputs = experts.base_inputs(profile.model) | ({"start": links[-1]} if links else {})
-        name = f"moe-adapters/{experts.label(profile.model)}/{task}"
-        links.append(Step(learn, name, config | {"number": t}, inputs, seed))
-    return links
+def grading_step(session: Session, kept: Sequence[Step]) -> Step:
+    """Grade a session: its adapters, and the gates of the tasks seen."""
+    config = experts.config(session.profile, session.order, session.model) | _config(session)
+    gates = [gate(session, task) for task in session.order[: session.number]]
+    inputs = experts.base_inputs(session.model) | sessions.numbered(gates, "gate")
+    inputs |= {"features": features.of_base(session.profile, session.order, session.model), "adapters": kept[-1]}
+    return Step(grade, session.label("grade"), config, inputs)
+
+
+@method("moe-adapters", answers=grading_step, chain=True)
+def keep(session: Session) -> Step:
+    """The adapters: this task's router and whatever experts are still free are trained."""
+    profile = session.profile
+    config = {"model": session.model, "compute": profile.compute.numerics, "number": session.number - 1}
+    config |= {"recipe": profiles.plain_recipe(profile, session.task)} | _config(session)
+    inputs = experts.base_inputs(session.model) | ({"start": session.earlier} if session.earlier else {})
+    name = f"{session.method}/{experts.label(session.model)}/{session.task}"
+    return Step(learn, name, config | experts.task_config(profile, session.task), inputs, session.seed)
 
 
 def learn(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: train the adapters on one task, freeze its busiest experts, write all adapters."""
-    model, data = models.create(config["model"]), experts.dataset(config)
-    mixtures = attach(model, *config["shape"], seed)
+    model = models.create(config["model"])
+    data = experts.dataset(config)
+    mixtures = mixture.attach(model, *config["shape"], seed)
     if "start" in inputs:
         mixtures.load_state_dict(files.load_tensors(inputs["start"] / ADAPTERS))
-    choose(mixtures, config["number"])
+    mixture.choose(mixtures, config["number"])
     recipe = finetune.Recipe(**config["recipe"])
-    log = finetune.tune(model.to(accelerator()), config["model"], data, recipe, seed)
-    for mixture in mixtures.cpu():
-        mixture.freeze()
-    files.save_tensors(out / ADAPTERS, mixtures.state_dict())
+    log = finetune.tune(model, config["model"], data, recipe, seed)
+    for each in mixtures:
+        each.freeze()
+    files.save_tensors(out / ADAPTERS, models.state(mixtures))
     files.write_json(out / experts.LOG, log)
+
+
+def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: accuracy on every task, each image answered with the router its gate picks, or zero-shot."""
+    model = models.create(config["model"])
+    mixtures = mixture.attach(model, *config["shape"], seed=0)
+    mixtures.load_state_dict(files.load_tensors(inputs["adapters"] / ADAPTERS))
+    model.eval()
+    seen = features.load(inputs["features"])
+    gates = [files.load_tensors(inputs[key] / ddas.GATE) for key in sorted(inputs) if key.startswith("gate.")]
+    tasks = [experts.dataset(entry) for entry in config["tasks"]]
+    answers = {data.name: features.logits(seen, data.name) for data in tasks}
+    routes = {data.name: ddas.route(gates, seen[f"z.{data.name}"]) for data in tasks}
+    for number in range(len(gates)):
+        mixture.choose(mixtures, number)
+        for data in tasks:
+            rows = routes[data.name] == number
+            if rows.any():
+                answers[data.name][rows] = evaluate.test_logits(model, config["model"], data, rows)
+    graded = {
+        (grading.FULL, "own", data.name): evaluate.accuracy(answers[data.name], data.test_labels) for data in tasks
+    }
+    grading.write(out, graded, tasks)

@@ -5,8 +5,9 @@ closed form of ridge regression and is updated task by task, exactly, from ``R =
 image of the past is kept and no weight of the base moves.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -14,15 +15,22 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from clipmerge import files
 from clipmerge.clip import evaluate, training
 from clipmerge.study import experts
-from clipmerge.study.baselines import reference
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import grading, protocol
-from clipmerge.study.profiles import Profile
+from clipmerge.study.condu import features, grading
+from clipmerge.study.condu.contract import Session, method
 
 CHUNK = 256  # rows of one Woodbury update
+
+
+@dataclass(frozen=True)
+class Options:
+    """width: of the random features; ridge; fusion: share of the regression (RAIL's configurations)."""
+
+    width: int = 15000
+    ridge: float = 0.1
+    fusion: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -85,33 +93,45 @@ def fuse(
     return torch.where(inside[:, None], mixed, probability)
 
 
-def step(profile: Profile, order: Sequence[str], seed: int) -> Step:
-    """All sessions of RAIL in one step: they take a second each."""
-    settings = profile.baselines
-    config = {"width": settings.rail_width, "ridge": settings.rail_ridge, "share": settings.rail_fusion}
-    config["tasks"] = [experts.task_config(profile, task) for task in order]
-    inputs = {"train": reference.train_features(profile, order), "reading": protocol.reading(profile, order)}
-    return Step(sessions, "baseline/rail", config, inputs, seed)
+@method("rail", answers=lambda session, kept: row(session, kept[-1]))
+def keep(session: Session) -> Step:
+    """All sessions in one step: they take a second each."""
+    options = asdict(session.options(Options))
+    tasks = [experts.task_config(session.profile, task) for task in session.order]
+    seen = features.of_base(session.profile, session.order, session.model)
+    return Step(learn_all, f"{session.name}/sessions", options | {"tasks": tasks}, {"features": seen}, session.seed)
 
 
-def sessions(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: learn task after task and grade every task after each; ``accuracy`` is a list of sessions."""
-    train = files.load_tensors(inputs["train"] / reference.FEATURES)
-    about = files.load_tensors(inputs["reading"] / grading.READING)
-    tasks = [experts.dataset(task) for task in config["tasks"]]
-    layer = expansion(about[f"z.{tasks[0].name}"].shape[1], config["width"], seed)
-    seen = {data.name: expand(about[f"z.{data.name}"], layer) for data in tasks}
-    state, rows, columns = empty(config["width"], config["ridge"]), [], {}
-    for new in tasks:
+def row(session: Session, kept: Step) -> Step:
+    """One session of `kept`, as other methods are graded."""
+    return Step(pick, session.label("grade"), {"session": session.number}, {"sessions": kept})
+
+
+def learn_all(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: learn task after task and grade every task after each; a folder for each session."""
+    seen = features.load(inputs["features"])
+    tasks = [experts.dataset(entry) for entry in config["tasks"]]
+    layer = expansion(seen[f"z.{tasks[0].name}"].shape[1], config["width"], seed)
+    phi = {data.name: expand(seen[f"z.{data.name}"], layer) for data in tasks}
+    state = empty(config["width"], config["ridge"])
+    columns: dict[str, slice] = {}
+    for number, new in enumerate(tasks, start=1):
         first = state.weights.shape[1]
         columns[new.name] = slice(first, first + len(new.classes))
-        state = learn(state, expand(train[f"z.{new.name}"], layer), train[f"y.{new.name}"], len(new.classes))
-        row = {}
+        state = learn(state, expand(seen[f"train.{new.name}"], layer), seen[f"labels.{new.name}"], len(new.classes))
+        graded = {}
         for data in tasks:
-            zero_shot, learnt = about[f"logits.{data.name}"], data.name in columns
-            answer = seen[data.name] @ state.weights[:, columns[data.name]] if learnt else zero_shot.double()
+            learnt = data.name in columns
+            zero_shot = features.logits(seen, data.name)
+            answer = phi[data.name] @ state.weights[:, columns[data.name]] if learnt else zero_shot.double()
             every = torch.full((len(data.classes),), learnt)
-            row[data.name] = evaluate.accuracy(fuse(zero_shot, answer, every, config["share"]), data.test_labels)
-        rows.append(row)
-    sizes = {data.name: len(data.test_labels) for data in tasks}
-    files.write_json(out / grading.ACCURACY, {"accuracy": rows, "n": sizes})
+            fused = fuse(zero_shot, answer, every, config["fusion"])
+            graded[grading.FULL, "own", data.name] = evaluate.accuracy(fused, data.test_labels)
+        folder = out / f"{number:02d}"
+        folder.mkdir()
+        grading.write(folder, graded, tasks)
+
+
+def pick(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: the accuracies of one session."""
+    shutil.copy(inputs["sessions"] / f"{config['session']:02d}" / grading.ACCURACY, out)

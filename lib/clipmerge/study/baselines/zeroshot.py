@@ -2,11 +2,9 @@
 
 import pandas as pd
 
-from clipmerge import files
 from clipmerge.clip import datasets, manifests
 from clipmerge.study import experts, results
 from clipmerge.study.cache import store
-from clipmerge.study.cache.scheduler import Progress
 from clipmerge.study.cache.step import Step
 from clipmerge.study.condu import grading
 from clipmerge.study.profiles import Profile
@@ -20,22 +18,23 @@ def sets(profile: Profile) -> dict[str, str]:
 
 def step(profile: Profile, model: str) -> Step:
     """Grade one untouched model on all of `sets`."""
-    config = {"model": model, "tasks": [experts.task_config(profile, name) for name in sets(profile)]}
-    return Step(grading.grade_model, f"zero-shot/{experts.label(model)}", config, experts.base_inputs(model))
+    config = experts.config(profile, list(sets(profile)), model)
+    return Step(grading.grade, f"zero-shot/{experts.label(model)}", config, experts.base_inputs(model))
 
 
-def run(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
+def run(profile: Profile) -> pd.DataFrame:
     """Tidy rows: accuracy of every model of ``profile.width_models`` on every dataset, and that of guessing.
 
     Columns ``model`` (empty for method ``chance``) and ``group`` come on top; ``task = mean`` is the mean over the
     profile's tasks. There is no seed: nothing here is random.
     """
-    groups, steps = sets(profile), {model: step(profile, model) for model in profile.width_models}
-    store.build(steps.values(), profile.workers, progress)
-    graded = {model: files.read_json(step.folder / grading.ACCURACY) for model, step in steps.items()}
+    groups = sets(profile)
+    steps = {model: step(profile, model) for model in profile.width_models}
+    store.build(steps.values(), profile.compute)
+    graded = {model: grading.read(step.folder) for model, step in steps.items()}
     chance = {name: 100 / len(manifests.load(name).classes) for name in groups}
-    sizes = graded[profile.width_models[0]]["n"]
-    frames = [_rows(profile, groups, g["accuracy"], sizes, "zero-shot", model) for model, g in graded.items()]
+    sizes = graded[profile.width_models[0]][1]
+    frames = [_rows(profile, groups, values, sizes, "zero-shot", model) for model, (values, _) in graded.items()]
     return pd.concat([*frames, _rows(profile, groups, chance, sizes, "chance", "")], ignore_index=True)
 
 

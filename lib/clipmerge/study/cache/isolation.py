@@ -48,6 +48,13 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def alone(seed: int) -> Iterator[None]:
+    """Both: what surrounds every step."""
+    with terminable(), seeded(seed):
+        yield
+
+
 class PeakMemory:
     """The largest resident memory of this process while the context was open: ``.mb``, in units of 10⁶ bytes.
 

@@ -68,7 +68,7 @@ def cost() -> dict[str, Any]:
     for folder in _met - _costs.keys():
         if (folder / DONE).is_file():
             done = json.loads((folder / DONE).read_text(encoding="utf8"))
-            alone = done["parts"]["device"] == "cpu" and "cpu_seconds" in done
+            alone = done["device"] == "cpu" and "cpu_seconds" in done
             seconds = min(done["seconds"], done["cpu_seconds"]) if alone else done["seconds"]
             about = {"seconds": seconds, "peak_mb": done["peak_memory_mb"]}
             _costs[folder] = (f"{done['name']}/{folder.name}", about)

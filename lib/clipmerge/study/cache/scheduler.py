@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -19,11 +20,16 @@ from joblib.externals.loky import get_reusable_executor
 from clipmerge.errors import BadInput
 from clipmerge.study.cache import slots
 
-Progress = Callable[[int, int], None]
 Submit = Callable[..., Future]
 _IMPORT_PATH = tuple(sys.path)
 _LIMITS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM")
 _ONE_THREAD = {f"{library}_THREADS": "1" for library in _LIMITS}
+_place: ContextVar[int] = ContextVar("place", default=0)
+
+
+def place() -> int:
+    """The number of the worker, from 0, in whose place this job runs: workers of one machine share its GPUs by it."""
+    return _place.get()
 
 
 def map(
@@ -31,11 +37,10 @@ def map(
     jobs: Iterable[Any],
     workers: int | None = None,
     backend: str = "auto",
-    progress: Progress | None = None,
 ) -> list[Any]:
     """``[fn(job) for job in jobs]``, in that order whoever finishes first; the rest is as in `flow`."""
     jobs = list(jobs)
-    return flow(fn, jobs, [()] * len(jobs), workers, backend, progress)
+    return flow(fn, jobs, [()] * len(jobs), workers, backend)
 
 
 def flow(
@@ -44,14 +49,14 @@ def flow(
     needs: Sequence[Collection[int]],
     workers: int | None = None,
     backend: str = "auto",
-    progress: Progress | None = None,
+    threads: int = 1,
 ) -> list[Any]:
     """``[fn(job) for job in jobs]``, where job *i* starts once the jobs numbered ``needs[i]`` have ended.
 
     Of the jobs that may start, the one goes first behind which the longest chain waits. `backend` is ``serial``,
     ``processes`` (`fn` and jobs must be picklable), ``ray``, or ``auto``: processes if there is more than one job and
-    more than one of `workers` (default: the cores this process may use). `progress` is called with (done, total). A
-    failing job stops the others; its exception carries a note with the job's name.
+    more than one of `workers` (default: the cores this process may use), each on so many `threads`. A failing job
+    stops the others; its exception carries a note with the job's name.
     """
     workers = joblib.cpu_count() if workers is None else workers
     if workers < 1:
@@ -67,27 +72,27 @@ def flow(
     results: dict[int, Any] = {}
     inner = slots.inside()
     with backends[backend](workers) as submit:
-        for index, result in _finished(lambda i: submit(_call, fn, i, jobs[i], inner), needs, at_once):
+        for index, result in _finished(lambda i, at: submit(_call, fn, i, jobs[i], inner, at, threads), needs, at_once):
             results[index] = result
-            if progress:
-                progress(len(results), len(jobs))
     return [results[index] for index in range(len(jobs))]
 
 
-def _finished(start: Callable[[int], Future], needs: Sequence[Collection[int]], at_once: int) -> Iterator[tuple]:
-    """(number, result) of each job as it ends; no job is started before its turn."""
+def _finished(start: Callable[[int, int], Future], needs: Sequence[Collection[int]], at_once: int) -> Iterator[tuple]:
+    """(number, result) of each job as it ends; no job is started before its turn, nor two in one worker's place."""
     behind = _chains(needs)
     graph = TopologicalSorter(dict(enumerate(needs)))
     graph.prepare()
     ready: list[int] = []
-    running: dict[Future, int] = {}
+    running: dict[Future, tuple[int, int]] = {}  # its number and place
+    free = list(range(at_once))
     while graph.is_active():
         ready = sorted([*ready, *graph.get_ready()], key=lambda index: (-behind[index], index))
-        while ready and len(running) < at_once:
-            index = ready.pop(0)
-            running[start(index)] = index
+        while ready and free:
+            index, at = ready.pop(0), free.pop(0)
+            running[start(index, at)] = (index, at)
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            index = running.pop(future)
+            index, at = running.pop(future)
+            free = sorted([*free, at])
             graph.done(index)
             yield index, future.result()
 
@@ -148,20 +153,23 @@ def _ray(_: int) -> Iterator[Submit]:
         raise
 
 
-def _call(fn: Callable, index: int, job: Any, inner: bool) -> Any:
+def _call(fn: Callable, index: int, job: Any, inner: bool, at: int, threads: int) -> Any:
+    token = _place.set(at)
     try:
-        with nullcontext() if inner else slots.hold(), one_thread():
+        with nullcontext() if inner else slots.hold(), on_threads(threads):
             return fn(job)
     except Exception as error:
         error.add_note(f"in job {index + 1}: {getattr(job, 'name', None) or reprlib.repr(job)}")
         raise
+    finally:
+        _place.reset(token)
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use a single thread, and as many as before afterwards."""
+def on_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads, and as many as before afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -1,7 +1,8 @@
 """One step of an experiment and its content key.
 
 Steps form a graph: an input of a step is a file or another step. The key covers the code a step runs, its
-configuration, the keys of its inputs, seed, torch version and kind of device, and is known before anything runs.
+configuration, the keys of its inputs, seed and torch version, and is known before anything runs. A step that shows
+something to a model says in its configuration where (``compute``, see `clip.device`); the others stay on the CPU.
 """
 
 import json
@@ -54,8 +55,8 @@ class Step:
 
 
 def surroundings(fn: Callable) -> dict[str, Any]:
-    """The part of a key that hangs on this process: code, torch, device."""
-    return {"code": codehash.digests(fn), "torch": ".".join(torch.__version__.split(".")[:2]), "device": accelerator()}
+    """The part of a key that hangs on this process: code and torch."""
+    return {"code": codehash.digests(fn), "torch": ".".join(torch.__version__.split(".")[:2])}
 
 
 def _plain(config: Mapping, name: str) -> dict[str, Any]:
@@ -88,14 +89,6 @@ def _identity(value: Step | Path, name: str) -> str:
 @cache
 def _sha256(path: Path, _size: int, _modified: int) -> str:
     return files.sha256(path)
-
-
-@cache
-def accelerator() -> str:
-    """Where tensors are computed, and part of every key: CUDA if there is one, else MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def changes(old: Mapping, new: Mapping) -> list[str]:

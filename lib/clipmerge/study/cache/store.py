@@ -5,7 +5,7 @@ follows from it, and nothing else:
 
     tune = [Step(finetune.expert, f"expert/{task}", config[task], {"base": weights}, seed) for task in tasks]
     unify = Step(condu_session, "unify/1", {"rescaler": "tensor_mean"}, {"newcomer": tune[0]})
-    store.build([*tune, unify], workers=2)
+    store.build([*tune, unify], profile.compute)
 
 A step function has the signature ``fn(out: Path, *, config, inputs, seed)`` and writes files into the folder `out`;
 ``config`` holds plain JSON values, ``inputs`` a path by name: the file, or the folder of the upstream step. Whatever it
@@ -30,11 +30,14 @@ from typing import Any
 import psutil
 
 from clipmerge import files, paths
+from clipmerge.clip import device
+from clipmerge.clip.device import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study.cache import isolation, ledger, scheduler
 from clipmerge.study.cache.step import DONE, Step, changes, surroundings
 
 log = logging.getLogger(__name__)
+ALONE = Compute()  # one process on the CPU
 _outcomes: dict[Path, str] = {}  # by folder: "cached" or "computed", as first met in this process
 _verified: dict[Path, tuple[int, int]] = {}  # size and modification time of files whose digest was right
 
@@ -44,7 +47,7 @@ def get(step: Step) -> Path:
     return build([step])[0]
 
 
-def build(steps: Iterable[Step], workers: int = 1, progress: scheduler.Progress | None = None) -> list[Path]:
+def build(steps: Iterable[Step], compute: Compute = ALONE) -> list[Path]:
     """The folders of `steps`; what is missing is computed, each step as soon as what it needs is there."""
     steps = list(steps)
     ledger.meet(steps)
@@ -55,7 +58,7 @@ def build(steps: Iterable[Step], workers: int = 1, progress: scheduler.Progress 
     number = {step.folder: index for index, step in enumerate(missing)}
     needs = [[number[path] for path in step.inputs.values() if path in number] for step in detached]
     with ledger.computing(), isolation.terminable():
-        scheduler.flow(_compute, detached, needs, workers=workers, progress=progress)
+        scheduler.flow(_compute, detached, needs, compute.workers, compute.engine, compute.threads)
     _outcomes.update({step.folder: "computed" for step in missing})
     return [step.folder for step in steps]
 
@@ -177,16 +180,18 @@ def _compute(step: Step) -> None:
     partial.mkdir(parents=True)
     try:
         start, processor = time.perf_counter(), time.process_time()
-        with isolation.terminable(), isolation.seeded(step.seed), isolation.PeakMemory() as memory:
+        numerics = step.config.get("compute", ALONE.numerics)
+        alone = isolation.alone(step.seed)
+        with alone, isolation.PeakMemory() as memory, device.using(numerics, scheduler.place()) as where:
             step.fn(partial, config=copy.deepcopy(step.config), inputs=dict(step.inputs), seed=step.seed)
         took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - processor}
-        _sign(partial, step, took | {"peak_memory_mb": memory.mb})
+        _sign(partial, step, took | {"peak_memory_mb": memory.mb}, where.type)
         _publish(partial, step.folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _sign(folder: Path, step: Step, cost: Mapping[str, float]) -> None:
+def _sign(folder: Path, step: Step, cost: Mapping[str, float], where: str) -> None:
     """Write DONE.json, the last file of every folder. A power cut may still lose bytes of the others: hence digests."""
     written = sorted(path for path in folder.rglob("*") if path.is_file())
     if not written:
@@ -197,7 +202,7 @@ def _sign(folder: Path, step: Step, cost: Mapping[str, float]) -> None:
     }
     done = {"name": step.name, "key": step.key, "parts": step.parts, "files": about}
     cost = {name: round(value, 3) for name, value in cost.items()}
-    files.write_json(folder / DONE, {**done, **cost, "when": datetime.now(UTC).isoformat()})
+    files.write_json(folder / DONE, {**done, **cost, "device": where, "when": datetime.now(UTC).isoformat()})
 
 
 def _publish(partial: Path, final: Path) -> None:

@@ -84,7 +84,7 @@ def _parse(name: str, path: Path) -> Module:
 
 
 def _statements(body: list[ast.stmt], but: tuple[str, ...]) -> Iterator[ast.stmt]:
-    """Top-level statements, also within if, try, with and loops; no docstrings, no ``if`` that tests a word of `but`."""
+    """Top-level statements, also within if, try, with, loops; no docstrings, no ``if`` that tests a word of `but`."""
     for node in body:
         if isinstance(node, ast.If) and any(word in ast.dump(node.test) for word in but):
             continue
@@ -185,7 +185,12 @@ def _base(node: ast.ImportFrom, package: str) -> Chain:
 
 
 def _modules(tree: ast.Module, package: str) -> Iterator[str]:
-    """Modules that are loaded with this one (or may be: a name imported from a package can be a module of it)."""
+    """Modules that are loaded with this one (or may be: a name imported from a package can be a module of it).
+
+    A front page that walks through its package (``pkgutil.iter_modules``) loads all of it.
+    """
+    if "iter_modules" in {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}:
+        yield from (f"{package}.{path.stem}" for path in sorted(_path(package).parent.glob("[!_]*.py")))
     for node in _statements(tree.body, but=("__main__", "TYPE_CHECKING")):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

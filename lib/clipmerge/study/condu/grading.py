@@ -1,89 +1,99 @@
-"""Step functions that grade what a learner keeps: one model, a bank of experts, or experts whose views are kept.
+"""The step function that grades: what a method has kept after a session, on every task, under one rule or several.
 
-A *seen* task (one of the first ``seen``) is answered by its own expert where the method keeps experts apart; an
-*unseen* one by the base and the K experts nearest to the image (paper §4.3; `evaluate`).
+A *known* task (one of the first ``seen``, unless nobody says which task an image is from) is answered by its own
+expert; all others by the base and the K experts nearest to the image (paper §4.3). A single model answers everything.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from clipmerge import files
 from clipmerge.clip import evaluate, models
+from clipmerge.clip.datasets import Dataset
 from clipmerge.merge import deltas
 from clipmerge.study import experts
-from clipmerge.study.condu import sessions, views
+from clipmerge.study.condu import features, panel, sessions, voting
 
-READING, ACCURACY = "reading.safetensors", "accuracy.json"
-
-
-def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: features and logits of all test images as the base sees them, and every task's prototypes."""
-    base, tensors = models.create(config["model"]), {}
-    for task in config["tasks"]:
-        data = experts.dataset(task)
-        z = evaluate.features(base, data.test_images)
-        tensors[f"z.{data.name}"] = z
-        tensors[f"logits.{data.name}"] = evaluate.SCALE * z @ evaluate.head(base, config["model"], data).T
-        tensors[f"prototypes.{data.name}"] = evaluate.prototypes(base, config["model"], data)
-    files.save_tensors(out / READING, tensors)
+ACCURACY = "accuracy.json"
+FULL, SHOTS = "full", "shots"  # schemes: prototypes of all training images, or of a few-shot learner's own
 
 
-def grade_model(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: accuracy of one model (the base plus a delta, if there is one) on every task."""
-    model = models.create(config["model"])
-    if "model" in inputs:
-        model.load_state_dict(deltas.apply_delta(model.state_dict(), experts.delta(inputs["model"])))
-    tasks = [experts.dataset(task) for task in config["tasks"]]
-    _write(out, {data.name: evaluate.test_accuracy(model, config["model"], data) for data in tasks}, tasks)
+def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: accuracy in the label ``spaces`` (default: own) of a single model, or of a bank of experts.
 
-
-def grade_views(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: as `grade_bank`, for experts whose views are kept."""
-    seen = config["seen"]
-    tasks = [experts.dataset(task) for task in config["tasks"]]
-    known, about = tasks[:seen], files.load_tensors(inputs["reading"] / READING)
-    bank = [views.load(inputs[name]) for name in sorted(inputs) if name != "reading"]
-    accuracy = {
-        own.name: evaluate.accuracy(views.logits(view, own.name), own.test_labels)
-        for own, view in zip(known, bank, strict=True)
-    }
-    prototypes = [about[f"prototypes.{data.name}"] for data in known]
-    for u in tasks[seen:]:
-        chosen = evaluate.nearest(evaluate.similarity(about[f"z.{u.name}"], prototypes), config["k"])
-        answer = evaluate.Aggregate.of(about[f"logits.{u.name}"])
-        for rows, view in zip(chosen.T, bank, strict=True):
-            answer.add(rows, views.logits(view, u.name)[rows])
-        accuracy[u.name] = evaluate.accuracy(answer.mean(), u.test_labels)
-    _write(out, accuracy, tasks)
-
-
-def grade_bank(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: accuracy of a bank of experts, seen tasks by their own, unseen ones by the nearest K and the base.
-
-    Experts are the outer loop, so that each is decoupled and loaded once.
+    A bank has the base's ``features`` among its inputs and in its config ``seen`` and ``k``; ``known`` false: nobody
+    says which task an image is from; ``shots``: prototypes are made in two ways, and both are graded.
     """
-    name, seen, model = config["model"], config["seen"], models.create(config["model"])
+    tasks = [experts.dataset(entry) for entry in config["tasks"]]
+    spaces = config.get("spaces", ["own"])
+    seen = config.get("seen")
+    if seen is None:
+        schemes = {FULL: {data.name: torch.ones(len(data.test_labels), 1) for data in tasks}}
+        members = _running(config, inputs, 1)
+    else:
+        base = features.load(inputs["features"])
+        schemes = {kind: _weights(config, base, tasks, kind, seed) for kind in _kinds(config)}
+        members = _bank(base, config, inputs)
+    asked = panel.ask(members, tasks, schemes, heads=spaces != ["own"])
+    learned = dict.fromkeys(schemes, len(tasks) if seen is None else seen)
+    write(out, panel.grade(asked, schemes, spaces, learned), tasks)
+
+
+def _kinds(config: Mapping) -> list[str]:
+    return [FULL, SHOTS] if config.get("shots") else [FULL]
+
+
+def _weights(
+    config: Mapping, base: features.Features, tasks: Sequence[Dataset], kind: str, seed: int
+) -> dict[str, Float[Tensor, "_ members"]]:
+    """Who answers: by task, the weights of the base (first) and of the experts of the first ``seen`` tasks."""
+    sets = []
+    for data in tasks[: config["seen"]]:
+        index = experts.usable(config, data, seed) if kind == SHOTS else None
+        sets.append(features.prototypes(base, data.name, index=index))
+    found = {}
+    for number, data in enumerate(tasks):
+        if config.get("known", True) and number < len(sets):
+            found[data.name] = voting.own(number, len(sets), len(data.test_labels))
+        else:
+            found[data.name] = voting.weights(evaluate.similarity(base[f"z.{data.name}"], sets), config["k"])
+    return found
+
+
+def _bank(base: features.Features, config: Mapping, inputs: Mapping[str, Path]) -> Iterator[panel.Member]:
+    """The base, then the experts: as they have seen the test images (inputs ``seen.00`` …), or running."""
+    yield panel.remembering(base)
+    views = sorted(name for name in inputs if name.startswith("seen."))
+    if views:
+        yield from (panel.remembering(features.load(inputs[name])) for name in views)
+    else:
+        yield from _running(config, inputs, config["seen"])
+
+
+def _running(config: Mapping, inputs: Mapping[str, Path], count: int) -> Iterator[panel.Member]:
+    """One model after the other in the same memory: the base plus one delta each, or plus none."""
+    model = models.create(config["model"])
     base = models.state(model)
-    tasks = [experts.dataset(task) for task in config["tasks"]]
-    known, unseen = tasks[:seen], tasks[seen:]
-    about, expert = files.load_tensors(inputs["reading"] / READING), sessions.bank(inputs)
-    prototypes = [about[f"prototypes.{data.name}"] for data in known]
-    chosen = {
-        u.name: evaluate.nearest(evaluate.similarity(about[f"z.{u.name}"], prototypes), config["k"]) for u in unseen
-    }
-    answer = {u.name: evaluate.Aggregate.of(about[f"logits.{u.name}"]) for u in unseen}
-    accuracy = {}
-    for i, own in enumerate(known):
-        model.load_state_dict(deltas.apply_delta(base, expert(i)))
-        accuracy[own.name] = evaluate.test_accuracy(model, name, own)
-        for u in unseen:
-            rows = chosen[u.name][:, i]
-            if rows.any():
-                answer[u.name].add(rows, evaluate.test_logits(model, name, u, rows))
-    accuracy |= {u.name: evaluate.accuracy(answer[u.name].mean(), u.test_labels) for u in unseen}
-    _write(out, accuracy, tasks)
+    change = sessions.bank(inputs, config)
+    for number in range(count):
+        model.load_state_dict(deltas.apply_delta(base, change(number)))
+        yield panel.looking(model, config["model"])
 
 
-def _write(out: Path, accuracy: Mapping[str, float], tasks: Sequence) -> None:
+def write(out: Path, graded: Mapping[tuple[str, str, str], float], tasks: Sequence[Dataset]) -> None:
+    """Write accuracies by scheme, label space and task, with the sizes of the test sets."""
+    accuracy: dict[str, dict[str, dict[str, float]]] = {}
+    for (scheme, space, task), value in graded.items():
+        accuracy.setdefault(scheme, {}).setdefault(space, {})[task] = value
     sizes = {data.name: len(data.test_labels) for data in tasks}
     files.write_json(out / ACCURACY, {"accuracy": accuracy, "n": sizes})
+
+
+def read(folder: Path, scheme: str = FULL, space: str = "own") -> tuple[dict[str, float], dict[str, int]]:
+    """Accuracy (per cent) by task, and the number of test images of each, as a grading step has left them."""
+    found = files.read_json(folder / ACCURACY)
+    return found["accuracy"][scheme][space], found["n"]

@@ -11,7 +11,6 @@ import pandas as pd
 
 from clipmerge.study import profiles, results
 from clipmerge.study.cache import store
-from clipmerge.study.cache.scheduler import Progress
 from clipmerge.study.condu import protocol
 from clipmerge.study.profiles import Profile
 
@@ -29,19 +28,20 @@ def named(profile: Profile) -> dict[str, tuple[str, ...]]:
     return orders
 
 
-def run(profile: Profile, progress: Progress | None = None) -> pd.DataFrame:
+def run(profile: Profile) -> pd.DataFrame:
     """Tidy rows of ``condu-ft`` in every order and ``continual-ft`` in some; column ``order`` on top.
 
     Besides accuracies and transfer, average, last (random orders: last alone): metric ``kept``, what the last session's
     decoupled expert has of its original's accuracy (per cent, ``condu-ft`` only), with the task's ``position`` (1:
     learned first).
     """
-    orders, seeds = named(profile), profile.baselines.order_seeds
+    orders = named(profile)
+    seeds = profile.baselines.order_seeds
     wanted = [("condu-ft", name) for name in orders]
     wanted += [("continual-ft", name) for name in profile.baselines.continual_orders]
-    plans = {key: [protocol.plan(profile, key[0], seed, orders[key[1]]) for seed in seeds] for key in wanted}
-    graded = [steps if name in EVERY else steps[-1:] for (_, name), plan in plans.items() for steps in plan]
-    store.build([step for steps in graded for step in steps], profile.workers, progress)
+    every = [(name, protocol.plan(profile, method, seed, orders[name])) for method, name in wanted for seed in seeds]
+    graded = [step for name, steps in every for step in (steps if name in EVERY else steps[-1:])]
+    store.build(graded, profile.compute)
     own = protocol.last(profile, ("experts",), profile.model, seeds)
     frames = []
     for method, name in wanted:

@@ -1,14 +1,16 @@
 """Experts: the base fine-tuned on one task, as cached steps that leave a delta.
 
-`full` tunes all weights (what ``experts.step`` gives), `lora` low-rank factors, `fewshot` on a few images a class.
+`full` tunes all weights (what ``experts.step`` gives), on all images of a task or on a few of each class, `lora`
+low-rank factors.
 """
 
 from clipmerge.study.experts.full import (
     DELTA,
     base_inputs,
-    continual,
+    config,
     dataset,
     delta,
+    draw,
     label,
     learner,
     leave,
@@ -21,9 +23,10 @@ from clipmerge.study.experts.full import (
 __all__ = [
     "DELTA",
     "base_inputs",
-    "continual",
+    "config",
     "dataset",
     "delta",
+    "draw",
     "label",
     "learner",
     "leave",

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from clipmerge import files
 from clipmerge.clip import datasets, finetune, manifests, models
+from clipmerge.errors import BadInput
 from clipmerge.merge import deltas
 from clipmerge.study import profiles
-from clipmerge.study.cache.step import Step, accelerator
+from clipmerge.study.cache.step import Step
 from clipmerge.study.profiles import Profile
 
 DELTA, LOG = "delta.safetensors", "log.json"
@@ -25,6 +26,12 @@ def task_config(profile: Profile, task: str) -> dict:
     """What the images of a task depend on: its name, the profile's limits and the digest in its manifest."""
     limits = profiles.subset(profile, "data.per_class_train", "data.per_class_test")
     return {"task": task, "digest": manifests.load(task).digest, **limits}
+
+
+def config(profile: Profile, tasks: Sequence[str], model: str = "") -> dict:
+    """What a step depends on that shows images of some tasks to a model (of `profile.model` or another)."""
+    numerics = profile.compute.numerics
+    return {"model": model or profile.model, "compute": numerics, "tasks": [task_config(profile, t) for t in tasks]}
 
 
 def dataset(config: Mapping) -> datasets.Dataset:
@@ -38,28 +45,23 @@ def base_inputs(model: str) -> dict[str, Path]:
     return {"base": models.weights(model)} if model in models.NANO else {}
 
 
-def step(profile: Profile, task: str, seed: int, model: str = "", held_out: int | None = None) -> Step:
+def step(
+    profile: Profile,
+    task: str,
+    seed: int,
+    model: str = "",
+    held_out: int | None = None,
+    start: Step | None = None,
+) -> Step:
     """The expert of `task`: the base (of `profile.model` or another) fine-tuned on it; gives its delta.
 
-    `held_out` seeds a validation split that is not trained on (`sweep` chooses hyper-parameters there).
+    `held_out` seeds a validation split that is not trained on (`tuning` chooses hyper-parameters there). With `start`,
+    a link of a chain: tuning goes on from the weights that step has left.
     """
     model = model or profile.model
-    return Step(
-        tune, f"expert/{label(model)}/{task}", _config(profile, task, model, held_out), base_inputs(model), seed
-    )
-
-
-def continual(profile: Profile, order: Sequence[str], seed: int, model: str = "") -> list[Step]:
-    """Continual fine-tuning as a chain of steps: each starts from the weights the one before has left.
-
-    The first link starts from the base: it is that task's expert.
-    """
-    model = model or profile.model
-    chain = [step(profile, order[0], seed, model)]
-    for task in order[1:]:
-        inputs = base_inputs(model) | {"start": chain[-1]}
-        chain.append(Step(tune, f"continual/{label(model)}/{task}", _config(profile, task, model), inputs, seed))
-    return chain
+    name = f"{'continual' if start else 'expert'}/{label(model)}/{task}"
+    inputs = base_inputs(model) | ({"start": start} if start else {})
+    return Step(tune, name, _config(profile, task, model, held_out), inputs, seed)
 
 
 def label(model: str) -> str:
@@ -69,15 +71,16 @@ def label(model: str) -> str:
 
 def _config(profile: Profile, task: str, model: str, held_out: int | None = None) -> dict:
     recipe = profiles.plain_recipe(profile, task)
-    return {"model": model, "recipe": recipe, "held_out": held_out, **task_config(profile, task)}
+    numerics = profile.compute.numerics
+    return {"model": model, "compute": numerics, "recipe": recipe, "held_out": held_out, **task_config(profile, task)}
 
 
 def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: fine-tune, then write the delta from the base and the loss curve."""
     (model, base), data = learner(config, inputs), dataset(config)
-    recipe, index = finetune.Recipe(**config["recipe"]), usable(config, data)
+    recipe, index = finetune.Recipe(**config["recipe"]), usable(config, data, seed)
     log = finetune.tune(model, config["model"], data, recipe, seed, index=index)
-    leave(out, model.cpu().state_dict(), base, log)
+    leave(out, models.state(model), base, log)
 
 
 def learner(config: Mapping, inputs: Mapping[str, Path]) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -86,14 +89,30 @@ def learner(config: Mapping, inputs: Mapping[str, Path]) -> tuple[nn.Module, dic
     base = models.state(model)
     if "start" in inputs:
         model.load_state_dict(deltas.apply_delta(base, delta(inputs["start"])))
-    return model.to(accelerator()), base
+    return model, base
 
 
-def usable(config: Mapping, data: datasets.Dataset) -> Int64[Tensor, " m"]:
-    """Indices of the training images a step may learn from: all, or what the split seeded by ``held_out`` leaves."""
-    if config.get("held_out") is None:
-        return torch.arange(len(data.train_labels))
-    return datasets.validation_split(data, seed=config["held_out"])[0]
+def usable(config: Mapping, data: datasets.Dataset, seed: int) -> Int64[Tensor, " m"]:
+    """Indices of the training images a step may learn from: all; what the split seeded by ``held_out`` leaves;
+    and of each class no more than ``shots``, which `seed` draws.
+    """
+    index = torch.arange(len(data.train_labels))
+    if config.get("held_out") is not None:
+        index = datasets.validation_split(data, seed=config["held_out"])[0]
+    if config.get("shots") is not None:
+        index = index[draw(data.train_labels[index], config["shots"], seed)]
+    return index
+
+
+def draw(labels: Int64[Tensor, " n"], shots: int, seed: int) -> Int64[Tensor, " m"]:
+    """Indices of `shots` images of every class (all of a class that has fewer), sorted; another seed, another draw."""
+    if shots < 1:
+        raise BadInput(f"shots: expected at least 1 image of each class, found {shots}")
+    generator, chosen = torch.Generator().manual_seed(seed), []
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().squeeze(1)
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:shots]])
+    return torch.cat(chosen).sort().values
 
 
 def leave(out: Path, tuned: Mapping[str, Tensor], base: Mapping[str, Tensor], log: Sequence[Mapping]) -> None:

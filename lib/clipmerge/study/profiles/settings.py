@@ -109,6 +109,11 @@ class Baselines:
     continual_orders: tuple[str, ...]  # orders in which continual fine-tuning is run besides ConDU
 
 
+    @property
+    def options(self):  # TEMPORARY until the profiles are merged
+        return {"l2": {"strength": self.l2}, "lwf": {"temperature": self.temperature}, "lwf-vr": {"temperature": self.temperature, "sentences": self.sentences}, "icarl": {"temperature": self.temperature, "memory": self.memory}, "wise-ft": {"share": self.wise}, "zscl": {"temperature": self.temperature, "strength": self.l2, "every": self.ensemble_every, "images": self.reference_images, "texts": self.reference_texts}, "rail": {"width": self.rail_width, "ridge": self.rail_ridge, "fusion": self.rail_fusion}, "moe-adapters": {"experts": self.moe_experts, "rank": self.moe_rank, "code": self.gate_code, "steps": self.gate_steps, "quantile": self.gate_quantile}}
+
+
 @dataclass(frozen=True)
 class Inside:
     """Looking inside ConDU: what is ablated (names of `rules.RULES`, techniques), how much is measured and drawn."""
@@ -230,3 +235,9 @@ class Profile:
     many: Many
     triggers: Triggers
     cost: Cost
+
+    @property
+    def compute(self):  # TEMPORARY
+        from clipmerge.clip.device import Compute
+
+        return Compute(self.device, self.autocast, "auto", self.workers, 1)

@@ -1,7 +1,7 @@
 """Table 2: accuracy when nobody says which task an image is from, in the label space of its task and of all tasks.
 
 The last session is a panel (`ensemble`) and takes matrix products. The sessions before it, which Average needs, take a
-step each (`answers`), for the seeds that the profile names.
+step each, for the seeds that the profile names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,47 +9,42 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from torch import Tensor
 
-from clipmerge import files
 from clipmerge.study import experts, profiles, results
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import answers, views
+from clipmerge.study.condu import features, grading, protocol, voting
+from clipmerge.study.condu.panel import Panel
 from clipmerge.study.profiles import Profile
-from clipmerge.study.routing import ensemble, voting
+from clipmerge.study.routing import ensemble
 
 METHODS = ("zero-shot", "average", "experts", "condu-ft")
 
 
-def earlier(profile: Profile, method: str, seed: int) -> list[Step]:
-    """What the sessions before the last take: an answer each for ConDU, a view of the merged model for ``average``."""
-    order, found = profiles.order(profile), []
-    reading, seen = ensemble.base_steps(profile)
-    config = {"model": profile.model, "tasks": [experts.task_config(profile, t) for t in order], "k": profile.mtil.k}
-    for t in range(1, len(order)):
-        kept = ensemble.session(profile, method, seed, t)
-        if method == "average":
-            found.append(views.step(profile, kept["model"], order))
-        else:
-            label = f"agnostic/{method}/{experts.label(profile.model)}/{t:02d}"
-            inputs = {"reading": reading, "traits": seen} | experts.base_inputs(profile.model) | dict(kept)
-            found.append(Step(answers.answer, label, config | {"seen": t}, inputs))
-    return found
-
-
-def merged(profile: Profile, seed: int) -> Step:
-    """How the average of all experts sees the test images."""
+def averages(profile: Profile, seed: int) -> list[Step]:
+    """How the average of all experts so far sees the test images, session after session."""
     order = profiles.order(profile)
-    return views.step(profile, ensemble.session(profile, "average", seed, len(order))["model"], order)
+    return [features.of_model(profile, kept, order) for kept in protocol.kept(profile, "average", seed)]
+
+
+def earlier(profile: Profile, method: str, seed: int) -> list[Step]:
+    """Grades of the sessions before the last: nobody says which task an image is from, in each label space."""
+    order = profiles.order(profile)
+    config = experts.config(profile, order) | {"k": profile.mtil.k, "known": False, "spaces": list(voting.SPACES)}
+    fixed = experts.base_inputs(profile.model) | {"features": ensemble.base_step(profile)}
+    found = []
+    for t, kept in enumerate(protocol.kept(profile, method, seed)[:-1], start=1):
+        label = f"agnostic/{method}/{experts.label(profile.model)}/{t:02d}"
+        found.append(Step(grading.grade, label, config | {"seen": t}, fixed | {"session": kept}))
+    return found
 
 
 def plan(profile: Profile, seed: int) -> list[Step]:
     """Every step of `run` for one seed."""
-    found = [*ensemble.base_steps(profile), merged(profile, seed)]
+    every = seed in profile.inference.average_seeds
+    found = [ensemble.base_step(profile), *averages(profile, seed)[0 if every else -1 :]]
     for method in ensemble.METHODS:
         found += ensemble.steps(profile, method, seed)
-    if seed in profile.inference.average_seeds:
-        found += earlier(profile, "condu-ft", seed) + earlier(profile, "average", seed)
-    return found
+    return found + (earlier(profile, "condu-ft", seed) if every else [])
 
 
 def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -58,8 +53,9 @@ def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     ``average`` is there for the seeds of ``profile.inference.average_seeds`` and wherever it costs nothing: zero-shot
     and stored experts, which no session changes.
     """
-    seeds, frames = profile.seeds if seeds is None else seeds, []
-    store.build([step for seed in seeds for step in plan(profile, seed)], profile.workers)
+    seeds = profile.seeds if seeds is None else seeds
+    frames = []
+    store.build([step for seed in seeds for step in plan(profile, seed)], profile.compute)
     for seed in seeds:
         for method in METHODS:
             by_session = sessions(profile, method, seed)
@@ -74,27 +70,27 @@ def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
 
 def sessions(profile: Profile, method: str, seed: int) -> pd.DataFrame:
     """Columns session, space, task, value, n: every session that is available, always the last."""
-    order, every = profiles.order(profile), seed in profile.inference.average_seeds
+    order = profiles.order(profile)
+    every = seed in profile.inference.average_seeds
     counts = range(1, len(order) + 1)
     if method == "zero-shot":
-        return _alone(profile, dict.fromkeys(counts, ensemble.base_view(profile)))
+        return _alone(profile, dict.fromkeys(counts, ensemble.base(profile)))
     if method == "average":
-        steps = [*(earlier(profile, method, seed) if every else []), merged(profile, seed)]
-        seen = counts if every else [len(order)]
-        folders = store.build(steps, profile.workers)
-        return _alone(profile, {t: views.load(folder) for t, folder in zip(seen, folders, strict=True)})
+        seen = counts if every else counts[-1:]
+        folders = store.build(averages(profile, seed)[-len(seen) :], profile.compute)
+        return _alone(profile, {t: features.load(folder) for t, folder in zip(seen, folders, strict=True)})
     panel = ensemble.load(profile, method, seed)
-    found = [_panel(profile, panel, counts if method == "experts" else [len(order)])]
+    found = [_panel(profile, panel, counts if method == "experts" else counts[-1:])]
     if method != "experts" and every:
-        sizes = {task: len(labels) for task, labels in panel.labels.items()}
-        for t, folder in enumerate(store.build(earlier(profile, method, seed), profile.workers), 1):
-            spaces = files.read_json(folder / answers.AGNOSTIC)
-            rows = [(t, space, u, value, sizes[u]) for space in spaces for u, value in spaces[space].items()]
-            found.append(pd.DataFrame(rows, columns=["session", "space", "task", "value", "n"]))
+        for t, folder in enumerate(store.build(earlier(profile, method, seed), profile.compute), start=1):
+            for space in voting.SPACES:
+                accuracy, sizes = grading.read(folder, space=space)
+                rows = [(t, space, task, value, sizes[task]) for task, value in accuracy.items()]
+                found.append(pd.DataFrame(rows, columns=["session", "space", "task", "value", "n"]))
     return pd.concat(found, ignore_index=True)
 
 
-def _panel(profile: Profile, panel: ensemble.Panel, counts: Sequence[int]) -> pd.DataFrame:
+def _panel(profile: Profile, panel: Panel, counts: Sequence[int]) -> pd.DataFrame:
     """Sessions that differ only in how many of the panel's experts there are: later ones have no weight yet."""
     scores = ensemble.similarities(panel, ensemble.prototypes(profile))
     schemes, total = {}, len(panel.order)

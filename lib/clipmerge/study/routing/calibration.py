@@ -1,6 +1,7 @@
 """Who should answer: three gates (`gates`) compared by routing accuracy, calibration and what accuracy they lead to."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 from clipmerge.errors import BadInput
 from clipmerge.study import results
 from clipmerge.study.cache import store
+from clipmerge.study.condu import voting
+from clipmerge.study.condu.panel import Panel
 from clipmerge.study.profiles import Profile
-from clipmerge.study.routing import ensemble, gates, voting
+from clipmerge.study.routing import ensemble, gates
 
 BINS = 10
 RULES = ("nearest K and base", "first choice alone", "mixture")
@@ -32,7 +35,8 @@ def reliability(
     weight = torch.full(confidence.shape, 1 / len(confidence), dtype=torch.float64) if share is None else share.double()
     bin_ = (confidence.double() * bins).ceil().clamp(1, bins).long() - 1  # bins are (low, high], as usual
     table = pd.DataFrame({"bin": bin_.numpy(), "share": weight.numpy()})
-    table["confidence"], table["accuracy"] = (v.double().numpy() * table.share for v in (confidence, right))
+    table["confidence"] = confidence.double().numpy() * table.share
+    table["accuracy"] = right.double().numpy() * table.share
     table = table.groupby("bin").sum()
     table[["confidence", "accuracy"]] = table[["confidence", "accuracy"]].div(table["share"], axis=0)
     return table.reset_index()[["bin", "confidence", "accuracy", "share"]]
@@ -60,11 +64,11 @@ def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     and ``share``. In ``ece`` and the diagram every task counts the same.
     """
     seeds = profile.seeds if seeds is None else seeds
-    fitted = [gates.step(profile, ensemble.base_steps(profile)[1], seed) for seed in seeds]
-    folders = store.build(fitted, profile.workers)
+    folders = _fitted(profile, seeds)
     frames = []
     for seed, folder in zip(seeds, folders, strict=True):
-        panel, gate = ensemble.load(profile, "condu-ft", seed), gates.load(folder)
+        panel = ensemble.load(profile, "condu-ft", seed)
+        gate = gates.load(folder)
         p = {
             kind: {u: gates.probabilities(gate, kind, panel.members[0][f"z.{u}"], panel.order) for u in panel.order}
             for kind in gates.KINDS
@@ -78,14 +82,17 @@ def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
 def chosen(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     """What validation images chose: τ of the calibrated cosine and the router's inverse regularisation, by seed."""
     seeds = profile.seeds if seeds is None else seeds
-    fitted = [gates.step(profile, ensemble.base_steps(profile)[1], seed) for seed in seeds]
-    folders = store.build(fitted, profile.workers)
+    folders = _fitted(profile, seeds)
     loaded = [gates.load(folder) for folder in folders]
     values = {key: [gate[key].item() for gate in loaded] for key in ("tau", "strength")}
     return pd.DataFrame(values, index=pd.Index(list(seeds), name="seed"))
 
 
-def _accuracies(panel: ensemble.Panel, p: Mapping[str, Mapping[str, Tensor]], k: int) -> pd.DataFrame:
+def _fitted(profile: Profile, seeds: Sequence[int]) -> list[Path]:
+    return store.build([gates.step(profile, ensemble.base_step(profile), seed) for seed in seeds], profile.compute)
+
+
+def _accuracies(panel: Panel, p: Mapping[str, Mapping[str, Tensor]], k: int) -> pd.DataFrame:
     """Routing accuracy of each gate and accuracy of each gate under each rule, by task and as mean."""
     schemes = {(kind, r): {u: rule(r, each, k) for u, each in by.items()} for kind, by in p.items() for r in RULES}
     graded = ensemble.grade(panel, schemes).rename(columns={"space": "metric"})
@@ -98,7 +105,7 @@ def _accuracies(panel: ensemble.Panel, p: Mapping[str, Mapping[str, Tensor]], k:
     return ensemble.with_means(pd.concat([graded, pd.DataFrame(found)], ignore_index=True))
 
 
-def _calibration(panel: ensemble.Panel, kind: str, by: Mapping[str, Tensor]) -> pd.DataFrame:
+def _calibration(panel: Panel, kind: str, by: Mapping[str, Tensor]) -> pd.DataFrame:
     """The reliability diagram of one gate over all tasks, and its ECE in per cent."""
     p, task = gates.stack([by[u] for u in panel.order])
     confidence, choice = p.max(1)

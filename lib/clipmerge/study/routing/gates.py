@@ -19,7 +19,7 @@ from clipmerge import files
 from clipmerge.clip import datasets, evaluate
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import traits
+from clipmerge.study.condu import features
 from clipmerge.study.profiles import Profile
 
 GATE = "gate.safetensors"
@@ -29,18 +29,20 @@ STRENGTHS = (1.0, 10.0, 100.0)  # inverse regularisation of the router, to choos
 
 
 def step(profile: Profile, seen: Step, seed: int) -> Step:
-    """Fit the gates on what the base sees of the training part (`seen`, a step of `traits`); `seed` splits it."""
+    """Fit the gates on what the base sees of the training part (`seen`, a step of `features`); `seed` splits it."""
     tasks = [experts.task_config(profile, task) for task in profiles.order(profile)]
-    return Step(fit, f"gate/{experts.label(profile.model)}", {"tasks": tasks}, {"traits": seen}, seed)
+    return Step(fit, f"gate/{experts.label(profile.model)}", {"tasks": tasks}, {"features": seen}, seed)
 
 
 def fit(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: prototypes and router from the fitting images, τ and the router's strength from the others."""
-    seen, tensors, parts = traits.load(inputs["traits"]), {}, {"fit": [], "val": []}
+    seen = features.load(inputs["features"])
+    tensors: dict[str, Tensor] = {}
+    parts: dict[str, list[Tensor]] = {"fit": [], "val": []}
     for task in config["tasks"]:
         data = experts.dataset(task)
         kept, held = datasets.validation_split(data, seed=seed)
-        tensors[f"prototypes.{data.name}"] = traits.prototypes(seen, data.name, index=kept)
+        tensors[f"prototypes.{data.name}"] = features.prototypes(seen, data.name, index=kept)
         z = seen[f"train.{data.name}"]
         parts["fit"].append(z[kept])
         parts["val"].append(z[held])

@@ -10,28 +10,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipmerge.study import profiles, results
+from clipmerge.study import experts, profiles, results
 from clipmerge.study.cache import store
-from clipmerge.study.cache.scheduler import Progress
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import traits
+from clipmerge.study.condu import features, voting
+from clipmerge.study.condu.panel import Panel
 from clipmerge.study.profiles import Profile
-from clipmerge.study.routing import agnostic, ensemble, voting
+from clipmerge.study.routing import agnostic, ensemble
 
 FEATURES = ("base", "experts", "decoupled", "decoupled, base's prototypes")
 
 
-def tuned_traits(profile: Profile, seed: int) -> list[Step]:
+def tuned_features(profile: Profile, seed: int) -> list[Step]:
     """How each expert sees the training images of its own task."""
-    tuned = ensemble.tuned(profile, seed)
-    return [traits.step(profile, [task], kept) for task, kept in zip(profiles.order(profile), tuned, strict=True)]
+    order = profiles.order(profile)
+    tuned = [experts.step(profile, task, seed) for task in order]
+    return [features.of_model(profile, kept, [task], part="train") for task, kept in zip(order, tuned, strict=True)]
 
 
-def build(profile: Profile, seeds: Sequence[int] | None = None, progress: Progress | None = None) -> None:
+def build(profile: Profile, seeds: Sequence[int] | None = None) -> None:
     """Compute what Table 2, Table 4 and the K sweep need, in one go."""
     seeds = profile.seeds if seeds is None else seeds
-    plans = [agnostic.plan(profile, seed) + tuned_traits(profile, seed) for seed in seeds]
-    store.build([step for plan in plans for step in plan], profile.workers, progress)
+    plans = [agnostic.plan(profile, seed) + tuned_features(profile, seed) for seed in seeds]
+    store.build([step for plan in plans for step in plan], profile.compute)
 
 
 def table4(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -40,10 +41,11 @@ def table4(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame
     Metrics: ``routing`` (the nearest task is the right one), ``routing_k`` (the right one is among the K nearest),
     ``own`` and ``union`` (accuracy after the last session in either label space).
     """
-    frames, k = [], profile.mtil.k
+    k = profile.mtil.k
+    frames = []
     for seed in profile.seeds if seeds is None else seeds:
         panel = ensemble.load(profile, "condu-ft", seed)
-        scores = {(f, side): similarity(profile, panel, seed, f, side) for f in FEATURES for side in traits.SIDES}
+        scores = {(f, side): similarity(profile, panel, seed, f, side) for f in FEATURES for side in features.SIDES}
         schemes = {key: {u: voting.weights(s, k) for u, s in by.items()} for key, by in scores.items()}
         rows = [ensemble.grade(panel, schemes).rename(columns={"space": "metric"})]
         for key, by in scores.items():
@@ -56,7 +58,7 @@ def table4(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame
 
 
 def similarity(
-    profile: Profile, panel: ensemble.Panel, seed: int, features: str = "base", side: str = "both"
+    profile: Profile, panel: Panel, seed: int, whose: str = "base", side: str = "both"
 ) -> dict[str, Float[Tensor, "n tasks"]]:
     """Similarity of every test image with every task, by whose features see the image and what prototypes hold.
 
@@ -64,13 +66,13 @@ def similarity(
     prototypes. ``decoupled``: the same prototypes (made while the data were there), but the decoupled expert sees the
     image. The fourth has the decoupled expert see the image and θ⁰ the prototypes.
     """
-    if features == "base":
+    if whose == "base":
         return ensemble.similarities(panel, ensemble.prototypes(profile, side))
     sets = ensemble.prototypes(profile, side)
-    if features != FEATURES[3]:
-        kept = [traits.load(folder) for folder in store.build(tuned_traits(profile, seed), profile.workers)]
-        sets = [traits.prototypes(each, task, side) for each, task in zip(kept, panel.order, strict=True)]
-    looking = ensemble.load(profile, "experts", seed) if features == "experts" else panel
+    if whose != FEATURES[3]:
+        kept = [features.load(folder) for folder in store.build(tuned_features(profile, seed), profile.compute)]
+        sets = [features.prototypes(each, task, side) for each, task in zip(kept, panel.order, strict=True)]
+    looking = ensemble.load(profile, "experts", seed) if whose == "experts" else panel
     each = [ensemble.similarities(panel, [s], view) for s, view in zip(sets, looking.members[1:], strict=True)]
     return {task: torch.cat([by[task] for by in each], 1) for task in panel.order}
 
@@ -106,7 +108,8 @@ def unseen(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame
 
     A task is unseen in every session before its own; the experts of the sessions so far answer for it.
     """
-    total, frames = len(profiles.order(profile)), []
+    total = len(profiles.order(profile))
+    frames = []
     for seed in profile.seeds if seeds is None else seeds:
         panel = ensemble.load(profile, "experts", seed)
         scores = ensemble.similarities(panel, ensemble.prototypes(profile))

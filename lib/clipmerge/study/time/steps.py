@@ -34,7 +34,7 @@ def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
         return replay.mixed(sizes, update, buffer, config["scale_min"], generator)
 
     log = adapt.adapt(model, config["model"], batch, adapt.Recipe(**config["recipe"]), seed, config["number"])
-    experts.leave(out, model.cpu().state_dict(), base, log)
+    experts.leave(out, models.state(model), base, log)
 
 
 def fold(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:

@@ -5,7 +5,7 @@ mean of their logits, so every variant of the rule (any K, with or without the b
 weights [images, members] whose rows sum to one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -46,14 +46,14 @@ def weights(
     return strength / strength.sum(1, keepdim=True)
 
 
+def own(number: int, seen: int, n: int) -> Float[Tensor, "n members"]:
+    """The weights of a known task: its own expert, number `number` of `seen`, answers all `n` images alone."""
+    return torch.zeros(n, 1 + seen).index_fill_(1, torch.tensor([1 + number]), 1.0)
+
+
 def only(member_weights: Float[Tensor, "n members"], tasks: int) -> Float[Tensor, "n all"]:
     """The weights of a session that has seen the first few of `tasks` tasks: later experts get none."""
     return torch.nn.functional.pad(member_weights, (0, 1 + tasks - member_weights.shape[1]))
-
-
-def heads(view: Mapping[str, Tensor], order: Sequence[str]) -> Float[Tensor, "classes dim"]:
-    """The text features of every class of every task, tasks in the given order: the union label space."""
-    return torch.cat([view[f"head.{task}"] for task in order])
 
 
 def owners(sizes: Sequence[int]) -> Int64[Tensor, " classes"]:

@@ -1,0 +1,78 @@
+"""Where and how tensors are computed: one record, `Compute`, that a profile holds and everything obeys.
+
+What a result may depend on (kind of device, autocast) is part of the keys of steps that show something to a model. It
+is taken from the profile, not from the machine that plans: a head node without a GPU and its workers agree.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from clipmerge.errors import BadInput
+
+KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a profile's experiments are computed.
+
+    device: ``auto`` is CUDA if there is one, else MPS, else the CPU of whoever runs the step; autocast: precision of
+    forward passes; engine: what runs steps side by side; workers: how many at once; threads: of each of them.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"
+    autocast: Literal["none", "bf16"] = "none"
+    engine: Literal["auto", "serial", "processes", "ray"] = "auto"
+    workers: int = 1
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"compute.{name}: expected at least 1, found {getattr(self, name)}")
+
+    @property
+    def numerics(self) -> dict[str, str]:
+        """The part that numbers depend on: what a step's config holds under ``compute``."""
+        return {"device": self.device, "autocast": self.autocast}
+
+
+_here: ContextVar[tuple[torch.device, str]] = ContextVar("here", default=(torch.device("cpu"), "none"))
+
+
+def resolve(kind: str, slot: int = 0) -> torch.device:
+    """The device of this machine that `kind` means; workers on one machine share its GPUs by their number, `slot`."""
+    if kind not in KINDS:
+        raise BadInput(f"compute.device: expected one of {', '.join(KINDS)}; found {kind!r}")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = next(name for name in there if there[name]) if kind == "auto" else kind
+    if not there[found]:
+        raise BadInput(f"compute.device: expected {found} on this machine, found none")
+    return torch.device("cuda", slot % torch.cuda.device_count()) if found == "cuda" else torch.device(found)
+
+
+@contextmanager
+def using(numerics: Mapping[str, str], slot: int = 0) -> Iterator[torch.device]:
+    """Models that are made in this context go to the device that `Compute.numerics` asks for."""
+    device = resolve(numerics["device"], slot)
+    token = _here.set((device, numerics["autocast"]))
+    try:
+        yield device
+    finally:
+        _here.reset(token)
+
+
+def here() -> torch.device:
+    """Where models go: the CPU, unless a surrounding `using` says otherwise."""
+    return _here.get()[0]
+
+
+def autocast() -> AbstractContextManager:
+    """The precision of forward passes: fp32, or bf16 where the profile says so."""
+    device, precision = _here.get()
+    return nullcontext() if precision == "none" else torch.autocast(device.type, dtype=torch.bfloat16)
