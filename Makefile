@@ -3,7 +3,11 @@ PYTHON  ?= python3
 PY      := .venv/bin/python
 STAMP   := .venv/.installed
 PROFILE ?= laptop
-NBVAL   := --nbval-lax --nbval-current-env --nbval-cell-timeout=180
+NBVAL   := --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+# pip says a lot, and repeats for every package what it minds in its user's settings: it says so to a file, the end of
+# which is shown should it fail. It asks nothing, as nobody would see the question.
+INSTALL := -m pip install --no-input --disable-pip-version-check
+LOGGED   = > $(1)/setup.log 2>&1 || { tail -n 40 $(1)/setup.log; echo "pip failed; all it said is in $(1)/setup.log"; exit 1; } >&2
 # One process uses one thread, so that serial and parallel runs agree bit for bit.
 export OMP_NUM_THREADS ?= 1
 
@@ -19,9 +23,9 @@ setup: $(STAMP) ## make .venv from requirements.lock (needs Python >= 3.11; PYTH
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipmerge needs Python 3.11 or newer, found %d.%d: try make setup PYTHON=/path/to/python3.11" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --no-compile -r requirements.lock
+	@echo "pip puts what requirements.lock lists into .venv; what it says goes to .venv/setup.log"
+	@{ $(PY) $(INSTALL) --no-compile -r requirements.lock && $(PY) $(INSTALL) --no-deps --no-build-isolation -e .; } $(call LOGGED,.venv)
 	$(PY) -m compileall -q -j 0 -x /tests/ .venv/lib > /dev/null || true  # pip would use one core; some files are no valid Python
-	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 data: setup ## fetch and decode the data sets and the pretraining pool into the cache
@@ -54,7 +58,7 @@ refresh: figures ## run at the laptop profile and store the outputs in notebooks
 # A new lock: resolve pyproject.toml afresh, keep the lines that only other platforms or Python versions need.
 lock: ## rewrite requirements.lock from pyproject.toml
 	$(PYTHON) -m venv .cache/lock
-	.cache/lock/bin/python -m pip install --quiet '.[test,lora]'
+	@.cache/lock/bin/python $(INSTALL) '.[test,lora]' $(call LOGGED,.cache/lock)
 	( grep '^#' requirements.lock; \
 	  ( .cache/lock/bin/python -m pip freeze --all --exclude pip --exclude clipmerge \
 	    | sed -E "s/^((nvidia|cuda|triton).*)/\1 ; sys_platform == 'linux'/; s/^((pexpect|ptyprocess).*)/\1 ; sys_platform != 'win32'/"; \

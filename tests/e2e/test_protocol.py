@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ def tiny(tmp_path_factory):
     tree = yaml.safe_load((profiles.FOLDER / "smoke.yaml").read_text(encoding="utf8"))
     tree["data"] = {"per_class_train": 3, "per_class_test": 2, "tasks": list(ORDER)}
     tree["finetune"] |= {"steps": 3, "batch": 8, "lr": 1.0e-3, "warmup": 1}
-    tree["workers"] = 1
+    tree["compute"] = {"workers": 1}
     path = tmp_path_factory.mktemp("profile") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tree), encoding="utf8")
     return path
@@ -79,7 +80,7 @@ def test_a_second_run_computes_nothing(rows, tiny):
 def test_one_learning_rate_recomputes_its_expert_and_what_follows(rows, tiny):
     profile = profiles.load(tiny)
     rates = {"icons": 5.0e-4}
-    changed = profiles.replace(profile, finetune=profiles.replace(profile.finetune, lr_by_task=rates))
+    changed = replace(profile, lr_by_task=replace(profile.lr_by_task, finetune=rates))
     fresh = [task for task in ORDER if not store.cached(experts.step(changed, task, 0))]
     assert fresh == ["icons"]
     assert [store.cached(step) for step in protocol.plan(changed, "condu-ft", 0)] == [True, False, False]

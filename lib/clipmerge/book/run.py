@@ -130,8 +130,8 @@ def _cost(job: Job, spent: "kernels.Spent", seconds: float) -> dict:
     """What a run of so many `seconds` took, and where: what `costs` needs to tell what it takes from an empty cache."""
     return {
         "profile": job.profile.name,
-        "machine": f"{psutil.cpu_count()} cores, {job.profile.device}",
-        "workers": job.profile.workers,
+        "machine": f"{psutil.cpu_count()} cores, {job.profile.compute.device}",
+        "workers": job.profile.compute.workers,
         "minutes": round(seconds / 60, 2),
         "own_seconds": round(min(seconds - spent.waited, spent.computed), 2),
         "peak_mb": round(spent.peak_mb),
@@ -169,7 +169,7 @@ def side_by_side(jobs: list[Job], args: argparse.Namespace) -> int:
     same = ["--profile", args.profile, "--seed", str(args.seed), "--out", args.out]
     same += ["--notebooks", str(args.notebooks)] if args.notebooks else []
     beside = lanes.split(names)
-    code = lanes.run(beside, [*same, "--force"] if args.force else same, jobs[0].profile.workers)
+    code = lanes.run(beside, [*same, "--force"] if args.force else same, jobs[0].profile.compute.workers)
     records.index(jobs[0].figures())  # each lane wrote the gallery as it saw it
     rest = [job for job in jobs if job.path.stem not in sum(beside, [])]
     return max(code, 1 if run(rest, args.force) else 0)

@@ -31,7 +31,7 @@ class Run:
         """Minutes that this run would have taken so far from an empty cache, peak memory (MB) of this process."""
         spent = ledger.cost()
         own = min(time.perf_counter() - self.started - spent["waited"], time.process_time() - spent["busy"])
-        minutes = ledger.minutes(own, spent["steps"].values(), self.profile.workers)
+        minutes = ledger.minutes(own, spent["steps"].values(), self.profile.compute.workers)
         return {"minutes": round(minutes, 2), "peak_mb": round(_peak_mb())}
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from clipmerge.errors import BadInput
+from clipmerge.errors import BadInput, expect
 
 KINDS = ("auto", "cpu", "cuda", "mps")
 
@@ -32,9 +32,7 @@ class Compute:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"compute.{name}: expected at least 1, found {getattr(self, name)}")
+        expect(self, {name: (getattr(self, name) > 0, "at least 1") for name in ("workers", "threads")})
 
     @property
     def numerics(self) -> dict[str, str]:

@@ -201,11 +201,11 @@ def test_an_idle_kernel_is_asked_to_end_and_never_interrupted(toy, monkeypatch):
 # It would end long after the test, and what shows that it is in the middle of it appears whole or not at all.
 LONG = """
 import os, subprocess, sys, time
-worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1200)"])
 with open({started!r} + ".partial", "w") as file:
     file.write(f"{{os.getpid()}} {{worker.pid}}")
 os.rename(file.name, {started!r})
-time.sleep(600)
+time.sleep(1200)
 """
 
 

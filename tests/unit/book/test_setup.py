@@ -12,9 +12,10 @@ import torch
 
 from clipmerge import paths
 from clipmerge.book import setup
+from clipmerge.clip import device
+from clipmerge.clip.device import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles
-from clipmerge.study.cache import step
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def test_run_says_what_it_works_with(tmp_path, monkeypatch):
     facts = json.loads(json.dumps(run.record))
     assert facts["profile"] == "laptop" and facts["threads"] == 1
     assert torch.__version__.startswith(facts["versions"]["torch"])
-    assert run.profile.device == "auto" and run.device == step.accelerator()
+    assert run.profile.compute.device == "auto" and run.device == device.resolve("auto").type
 
 
 def test_environment_overrides_the_profile(tmp_path, monkeypatch):
@@ -62,8 +63,9 @@ def test_environment_overrides_the_profile(tmp_path, monkeypatch):
 
 
 def test_an_insisted_device_is_kept(tmp_path, monkeypatch):
-    insists = replace(profiles.load("smoke"), device="mps")
+    insists = replace(profiles.load("smoke"), compute=Compute("mps"))
     monkeypatch.setattr(profiles, "load", lambda name: insists)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert setup("smoke", 0, str(tmp_path)).device == "mps"
 
 

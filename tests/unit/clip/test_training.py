@@ -167,10 +167,15 @@ def test_a_state_stays_what_it_was():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"), [({"lr": 0.0}, "lr > 0, found 0.0"), ({"classes": 1}, "≥ 2 or None, found 1")]
+    ("wrong", "said"), [
+        ({"lr": 0.0}, "lr: expected above 0, found 0.0"),
+        ({"classes": 1}, "classes: expected null or at least 2, found 1"),
+        ({"steps": 5}, "warmup: expected between 0 and 5, the number of steps, found 100"),
+        ({"scale_min": 1.5}, "scale_min: expected above 0 and at most 1, found 1.5"),
+    ],
 )
 def test_an_impossible_recipe_is_refused(wrong, said):
-    with pytest.raises(BadInput, match=f"expected .*{said}"):
+    with pytest.raises(BadInput, match=said):
         finetune.Recipe(**wrong)
 
 

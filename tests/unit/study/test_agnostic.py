@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from clipmerge.clip import evaluate, models
+from clipmerge.clip.device import Compute
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
@@ -15,7 +16,7 @@ SMOKE = profiles.load("smoke")
 TASKS = ("surfaces", "solarcells", "landcover")
 PROFILE = replace(
     SMOKE,
-    workers=1,
+    compute=Compute(),
     data=replace(SMOKE.data, tasks=TASKS),
     mtil=replace(SMOKE.mtil, order=(), k=1),
     inference=replace(SMOKE.inference, average_seeds=(0,)),

@@ -13,6 +13,7 @@ from torch import nn
 
 from clipmerge import files
 from clipmerge.clip import models
+from clipmerge.clip.device import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
 from clipmerge.study.baselines import ddas, icarl, losses, mixture, rail, sequential, wise_ft
@@ -20,8 +21,9 @@ from clipmerge.study.cache import store
 from clipmerge.study.condu import contract, features, orders, protocol
 
 SMOKE = profiles.load("smoke")
+LAPTOP = profiles.load("laptop")
 TASKS = ("digits", "solarcells", "landcover")  # few classes each: their heads cost little
-TINY = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
+TINY = replace(SMOKE, compute=Compute(), data=replace(SMOKE.data, tasks=TASKS))
 
 
 def test_distillation_by_hand():
@@ -134,7 +136,7 @@ def test_adapters_change_nothing_before_the_first_step_and_frozen_ones_never():
 def test_an_autoencoder_knows_its_own(tmp_path):
     generator, seen = torch.Generator().manual_seed(0), {}
     for task, spread in (("digits", 0), ("solarcells", 8)):
-        n = len(experts.dataset(experts.task_config(TINY, task)).train_labels)
+        n = len(experts.dataset(experts.task_config(LAPTOP, task)).train_labels)
         z = torch.zeros(n, 16)
         z[:, spread : spread + 4] = torch.randn(n, 4, generator=generator)
         seen[f"train.{task}"] = nn.functional.normalize(z, dim=1)
@@ -142,7 +144,7 @@ def test_an_autoencoder_knows_its_own(tmp_path):
     gates = []
     for task in ("digits", "solarcells"):
         (tmp_path / task).mkdir()
-        config = {"code": 8, "steps": 150, "q": 0.95, **experts.task_config(TINY, task)}
+        config = {"code": 8, "steps": 150, "q": 0.95, **experts.task_config(LAPTOP, task)}
         ddas.fit(tmp_path / task, config=config, inputs={"features": tmp_path}, seed=0)
         gates.append(files.load_tensors(tmp_path / task / ddas.GATE))
     assert (ddas.route(gates, seen["train.digits"]) == 0).float().mean() > 0.9

@@ -165,7 +165,7 @@ from clipmerge.study.cache import scheduler
 
 def work(folder):
     open(os.path.join(folder, str(os.getpid())), "w").close()
-    time.sleep(600)
+    time.sleep(1200)
 
 if __name__ == "__main__":
     scheduler.map(work, [sys.argv[1]] * 4, workers=2)

@@ -9,9 +9,8 @@ from clipmerge import files
 from clipmerge.clip import datasets, models
 from clipmerge.merge import apply_delta
 from clipmerge.study import experts, profiles
-from clipmerge.study.baselines import sequential
+from clipmerge.study.baselines import wise_ft
 from clipmerge.study.cache.step import Step
-from clipmerge.study.experts import fewshot as fewshot_experts
 
 SMOKE = profiles.load("smoke")
 TINY = replace(SMOKE, finetune=replace(SMOKE.finetune, steps=2, warmup=1, batch=4))
@@ -55,8 +54,7 @@ def test_a_held_out_part_is_not_learned_from():
 
 
 def test_without_their_peculiarities_all_ways_of_tuning_are_one(expert, tmp_path):
-    plain = {"method": "wise-ft", "options": {"wise": 1.0}}
-    for fn, more in ((fewshot_experts.tune, {"shots": None}), (sequential.learn, plain)):
+    for fn, more in ((experts.tune, {"shots": 10**6}), (wise_ft.learn, {"options": {"share": 1.0}})):
         out = tmp_path / fn.__name__
         out.mkdir()
         same = experts.delta(_run(Step(fn, "same", STEP.config | more, {}, STEP.seed), out))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmerge.clip import datasets
+from clipmerge.clip.device import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
@@ -15,7 +16,7 @@ from clipmerge.study.condu import features, fewshot, grading
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "flags")
-PROFILE = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
+PROFILE = replace(SMOKE, compute=Compute(), data=replace(SMOKE.data, tasks=TASKS))
 PROFILE = replace(PROFILE, few_shot=replace(SMOKE.few_shot, session_seeds=(0,)))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from clipmerge.clip import lora as factors_of
+from clipmerge.clip.device import Compute
 from clipmerge.errors import BadInput
 from clipmerge.merge import condu, deltas, folder
 from clipmerge.study import experts, profiles
@@ -17,7 +18,7 @@ from clipmerge.study.experts import lora
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "flags")
-PROFILE = replace(SMOKE, workers=1, data=replace(SMOKE.data, tasks=TASKS))
+PROFILE = replace(SMOKE, compute=Compute(), data=replace(SMOKE.data, tasks=TASKS))
 CONFIG = condu_lora.start_config(PROFILE, 0)
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import yaml
 
-from clipmerge.clip import finetune
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles, results
 
@@ -53,22 +52,25 @@ MISTAKES = {
     "unknown key": (("finetune", "lrr"), 1.0, r"mine\.yaml: finetune\.lrr: expected one of steps, .*; found 'lrr'"),
     "text for a number": (("finetune", "lr"), "1e-4", r"finetune\.lr: expected a number, found '1e-4' \(YAML wants"),
     "fraction for a count": (("finetune", "steps"), 1.5, r"finetune\.steps: expected a whole number, found 1\.5"),
-    "truth for a count": (("workers",), True, r"workers: expected a whole number, found True"),
+    "truth for a count": (("compute", "workers"), True, r"compute\.workers: expected a whole number, found True"),
     "one text for a list": (("data", "tasks"), "digits", r"data\.tasks: expected a list, found 'digits'"),
     "number inside a list": (("data", "tasks"), ["digits", 3], r"data\.tasks\.1: expected a text, found 3"),
-    "text inside a mapping": (("finetune", "lr_by_task"), {"food": "x"}, r"lr_by_task\.food: expected a number, fou"),
+    "text inside a mapping": (("lr_by_task", "lora"), {"food": "x"}, r"lr_by_task\.lora\.food: expected a number"),
     "none of the choices": (("autocast",), "fp8", r"autocast: expected one of none, bf16, found 'fp8'"),
     "a list for a choice": (("autocast",), ["none"], r"autocast: expected one of none, bf16, found \['none'\]"),
     "value for a section": (("mtil",), 3, r"mtil: expected a mapping, found 3"),
     "wrong limit": (("data", "per_class_test"), "all", r"per_class_test: expected a whole number or null, found 'all'"),
     "null": (("model",), None, r"model: expected a text, found None"),
-    "unknown task": (("finetune", "lr_by_task"), {"cats": 1.0}, r"finetune\.lr_by_task: expected only tasks of"),
+    "unknown task": (("lr_by_task", "few_shot"), {"cats": 1.0}, r"lr_by_task\.few_shot: expected only tasks of"),
     "half an order": (("mtil", "order"), ["digits"], r"mtil\.order: expected nothing or a permutation"),
     "task twice": (("data", "tasks"), ["digits", "digits"], r"data\.tasks: expected at least one task and each once"),
     "no seed": (("seeds",), [], r"seeds: expected at least one seed, found \(\)"),
-    "no worker": (("workers",), 0, r"workers: expected at least 1, found 0"),
+    "no worker": (("compute", "workers"), 0, r"compute\.workers: expected at least 1, found 0"),
     "nothing to tell apart": (("finetune", "classes"), 1, r"finetune\.classes: expected null or at least 2, found 1"),
-    "endless warm-up": (("finetune", "warmup"), 10**6, r"finetune\.warmup: expected between 0 and finetune\.steps"),
+    "endless warm-up": (("finetune", "warmup"), 121, r"finetune\.warmup: expected between 0 and 120, the nu"),
+    "no learning": (("temporal", "recipe", "lr"), 0, r"mine\.yaml: temporal\.recipe\.lr: expected above 0, found 0\.0"),
+    "no votes": (("mtil", "k"), -1, r"mine\.yaml: mtil\.k: expected at least 0, found -1"),
+    "a session twice": (("mtil", "order"), ["digits"] * 2, r"mtil\.order: expected nothing or a permutation"),
 }
 
 
@@ -86,12 +88,12 @@ def test_mistakes_are_named(tmp_path, mistake):
 
 def _dotted_keys(tree, where=()):
     for key, value in tree.items():
-        yield (*where, key)
+        yield (*where, key), value
         if isinstance(value, dict):
             yield from _dotted_keys(value, (*where, key))
 
 
-@pytest.mark.parametrize("where", list(_dotted_keys(_tree())), ids=".".join)
+@pytest.mark.parametrize("where", dict(_dotted_keys(_tree())), ids=".".join)
 def test_no_key_has_a_hidden_default(tmp_path, where):
     tree = _tree()
     section = tree
@@ -116,29 +118,24 @@ def test_not_a_profile_at_all(tmp_path, text):
         profiles.load(path)
 
 
-def test_subset_is_plain_and_minimal():
-    profile = profiles.load("smoke")
-    assert profiles.subset(profile, "model", "data.per_class_train") == {"model": "nano-xs", "data.per_class_train": 4}
-    assert profiles.subset(profile, "mtil")["mtil"]["k"] == 4
-    with pytest.raises(BadInput, match=r"found 'finetune\.speed'"):
-        profiles.subset(profile, "finetune.speed")
+WAYS = [field.name for field in dataclasses.fields(profiles.load("laptop").lr_by_task)]
 
 
-def test_recipe_of_one_task_ignores_the_others(tmp_path):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_task_has_its_own_rate_and_is_no_concern_of_others(tmp_path, way):
     tree = _tree()
-    tree["finetune"]["lr_by_task"] = {"digits": 2.0e-4}
+    tree["lr_by_task"][way] = {"digits": 2.0e-4}
     ours, plain = _load(tmp_path, tree), profiles.load("laptop")
-    assert profiles.recipe(ours, "digits").lr == 2e-4
-    assert profiles.recipe(ours, "flags") == profiles.recipe(plain, "flags")
+    common = profiles.recipe(plain, way=way)
+    assert profiles.recipe(ours, "digits", way) == dataclasses.replace(common, lr=2e-4) != common
+    assert profiles.recipe(ours, "flags", way) == profiles.recipe(ours, way=way) == common
 
 
-def test_a_plain_recipe_is_what_tuning_takes(tmp_path):
-    tree = _tree()
-    tree["finetune"]["lr_by_task"] = {"digits": 2.0e-4}
-    ours = _load(tmp_path, tree)
-    digits, flags, common = (profiles.plain_recipe(ours, task) for task in ("digits", "flags", None))
-    assert finetune.Recipe(**digits) == finetune.Recipe(**common | {"lr": 2e-4})
-    assert flags == common == {key: value for key, value in tree["finetune"].items() if key != "lr_by_task"}
+def test_the_few_shot_recipe_is_the_common_one_with_less_time(tmp_path):
+    ours = _load(tmp_path, {"extends": "laptop", "finetune": {"warmup": 100}, "few_shot": {"steps": 60}})
+    assert ours.finetune == profiles.recipe(ours)
+    changed = {"steps": 60, "warmup": 60, "lr": ours.few_shot.lora_lr}
+    assert profiles.recipe(ours, "food", "few_shot_lora") == dataclasses.replace(ours.finetune, **changed)
 
 
 def test_a_profile_says_only_what_differs_from_the_one_it_extends(tmp_path):
@@ -161,6 +158,13 @@ def test_a_profile_says_only_what_differs_from_the_one_it_extends(tmp_path):
 def test_extending_is_as_strict(tmp_path, tree, says):
     with pytest.raises(BadInput, match=f"mine.yaml: {says}"):
         _load(tmp_path, tree)
+
+
+@pytest.mark.parametrize("name", ["overnight", "paper", "smoke"])
+def test_nothing_is_written_twice(name):
+    tree, laptop = _tree(name), dict(_dotted_keys(_tree()))
+    assert tree.pop("extends") == "laptop"
+    assert [where for where, value in _dotted_keys(tree) if laptop[where] == value] == []
 
 
 def test_overnight_adds_to_laptop_and_changes_no_recipe():

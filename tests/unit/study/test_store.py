@@ -268,7 +268,7 @@ from clipmerge.study.cache.store import Step
 def slow(out, *, config, inputs, seed):
     (out / "half").write_text("x")
     Path(config["started"]).touch()
-    time.sleep(600)
+    time.sleep(1200)
 
 def meet(out, *, config, inputs, seed):
     '''Ends only when two processes are inside.'''
@@ -299,8 +299,9 @@ def lab(tmp_path, home):
     def start(code, **environment):
         path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, "PYTHONPATH": path, **environment}
-        head = "import sys, lab\nfrom clipmerge.study.cache import store\nfrom clipmerge.study.cache.store import Compute, Step\n"
-        return subprocess.Popen([sys.executable, "-c", head + code], env=env, text=True, stdout=subprocess.PIPE)
+        head = "import sys, lab", "from clipmerge.study.cache import store", "Compute, Step = store.Compute, store.Step"
+        command = [sys.executable, "-c", "\n".join([*head, code])]
+        return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE)
 
     return start
 
@@ -338,7 +339,8 @@ def test_two_processes_one_key(lab, tmp_path, home):
 def test_parallel_equals_serial_bitwise(lab, tmp_path):
     homes = [tmp_path / "serial", tmp_path / "parallel"]
     for workers, place in enumerate(homes, start=1):
-        process = lab(f"store.build(lab.graph(), Compute(workers={workers})); print(store.summary())", CLIPMERGE_HOME=str(place))
+        code = f"store.build(lab.graph(), Compute(workers={workers})); print(store.summary())"
+        process = lab(code, CLIPMERGE_HOME=str(place))
         out, _ = process.communicate(timeout=200)
         assert out.strip() == "0 cached, 5 computed"
     serial, parallel = ({p.relative_to(h): p.read_bytes() for p in h.rglob("w.pt")} for h in homes)

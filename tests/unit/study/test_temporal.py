@@ -6,26 +6,27 @@ import pytest
 import torch
 
 from clipmerge.clip import models
+from clipmerge.clip.device import Compute
 from clipmerge.errors import BadInput
 from clipmerge.merge import apply_delta, recency, techniques
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
-from clipmerge.study.time import loop, stages, steps, streams, train
+from clipmerge.study.time import loop, pipeline, steps, streams
 from clipmerge.study.time.loop import Strategy
-from clipmerge.study.time.stages import Setting
+from clipmerge.study.time.pipeline import Setting
 
 SMOKE = profiles.load("smoke")
-TIME = replace(
-    SMOKE.temporal, adaptation=("digits", "solarcells", "landcover"), heldout=("vehicles",), steps=3, batch=6
-)
-TINY = replace(SMOKE, temporal=TIME, workers=1)
+RECIPE = replace(SMOKE.temporal.recipe, steps=1, batch=6)
+SETS = ("digits", "solarcells", "landcover")
+TIME = replace(SMOKE.temporal, adaptation=SETS, heldout=("vehicles",), tasks=3, recipe=RECIPE)
+TINY = replace(SMOKE, temporal=TIME, compute=Compute())
 STREAM = streams.make(TINY)
 SETTING = Setting(TINY, STREAM)
 
 
 def experts_of(init, **more):
     """The experts' steps of a strategy, read off what it would merge in the end."""
-    return loop.loop(SETTING, Strategy(init, "all", **more))[-1].experts
+    return loop.loop(SETTING, Strategy(init, "all", **more))[-1].models
 
 
 def state(step):
@@ -43,9 +44,9 @@ def test_where_tasks_start():
     chain = experts_of("ft")
     assert [s and s.key for s in starts(chain)] == [None, chain[0].key, chain[1].key]
     merged = starts(experts_of("all"))
-    assert merged[0] is None and merged[1].fn is train.train and merged[2].fn is steps.merge
-    assert [s and s.fn for s in starts(experts_of("ema"))] == [None, steps.fold, steps.fold]
-    assert starts(experts_of("ema", fold_start="first"))[1].fn is train.train
+    assert merged[0] is None and merged[1].fn is steps.train and merged[2].fn is steps.merge
+    assert [s and s.fn for s in starts(experts_of("ema"))] == [None, steps.merge, steps.merge]
+    assert starts(experts_of("ema", fold_start="first"))[1].fn is steps.train
 
 
 def test_training_is_shared_by_all_that_start_alike():
@@ -78,9 +79,6 @@ INVALID = {
     "recency": ({"recency": "exp"}, "expected deploy all and a technique with weights, found ema and average"),
     "with base": ({"with_base": True}, "with_base: expected deploy all, found ema"),
     "fold start": ({"fold_start": "last"}, "fold_start: expected one of base, first"),
-    "argument": ({"modle": "nano-s"}, "found 'modle'"),
-    "mixture": ({"mixture": (1, 0, 0)}, "mixture: expected three shares"),
-    "compute": ({"compute": 0}, "compute: expected a factor above 0, found 0"),
 }
 
 
@@ -88,7 +86,14 @@ INVALID = {
 def test_invalid_combinations_say_why(case):
     arguments, message = INVALID[case]
     with pytest.raises(BadInput, match=message):
-        loop.plan(STREAM, profile=TINY, **arguments)
+        Strategy(**arguments)
+
+
+def test_invalid_settings_say_why():
+    with pytest.raises(BadInput, match="mixture: expected three shares"):
+        Setting(TINY, STREAM, mixture=(1, 0, 0))
+    with pytest.raises(BadInput, match="compute: expected a factor above 0, found 0"):
+        Setting(TINY, STREAM, compute=0)
 
 
 def test_the_budget_is_split_over_the_tasks():
@@ -124,7 +129,7 @@ def test_interrupted_and_uninterrupted_agree_bit_for_bit(monkeypatch, tmp_path):
         if interrupted:
             store.get(steps[1])
             with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-                broken.setattr(train.experts.models, "create", interrupt)
+                broken.setattr(models, "create", interrupt)
                 store.get(steps[2])
             assert not steps[2].folder.exists()
         return store.files.sha256(store.get(steps[2]) / experts.DELTA)
@@ -150,19 +155,17 @@ def test_rows_of_a_run():
 
 
 def test_bounds_and_sparse_evaluation():
-    joint = loop.collect([loop.bound(STREAM, profile=TINY), loop.zero_shot(STREAM, profile=TINY)])
+    joint = loop.collect([loop.bound(SETTING), loop.zero_shot(SETTING)])
     assert set(joint.method) == {"joint", "zero-shot"} and joint[joint.method == "joint"].session.unique() == [3]
-    sparse = loop.plan(STREAM, "zs", "all", profile=TINY, every=2, full=False)
+    sparse = loop.plan(SETTING, Strategy("zs", "all"), every=2, full=False)
     assert sorted(sparse.graded) == [(0, "subset"), (2, "subset"), (3, "subset")]
-    grades = loop.plan(STREAM, "zs", "ft", profile=TINY).graded
-    assert grades[1, "subset"].key == sparse_first(STREAM)
 
 
-def sparse_first(stream):
-    """Of one expert nothing is merged, so every technique and deployment grades it in the same step."""
-    return loop.plan(stream, "zs", "all", "ties", profile=TINY).graded[1, "subset"].key
+def test_of_one_expert_nothing_is_merged_so_all_techniques_share_the_step():
+    one, other = (loop.plan(SETTING, Strategy("zs", *how)).graded for how in (("ft",), ("all", "ties")))
+    assert one[1, "subset"].key == other[1, "subset"].key
 
 
 def test_one_expert_alone_is_not_merged():
     only = experts_of("zs")[:1]
-    assert stages.keep(SETTING, stages.Blend(only, "task_arithmetic")) is only[0]
+    assert pipeline.merge(SETTING, pipeline.Blend(only, "task_arithmetic")) is only[0]

@@ -1,1 +1,1 @@
-"""Looking inside (paper §5.4, Tables 5 and 6, Fig. 5, App. G–I): ablations, features, drift, triggers, costs."""
+"""Looking inside ConDU (§5.4, Tables 5 and 6, Fig. 5, App. G–I). Begin with `rules`: its parts and alternatives."""

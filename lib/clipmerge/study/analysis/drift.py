@@ -1,45 +1,105 @@
-"""What the recursion does to deltas, session by session: premises of Appendix G and the error of reconstruction.
-
-Inputs of the step: the original experts ``expert.00`` …, ConDU's sessions ``condu.00`` … and, for comparison, those of
-one-shot EMR ``emr.00`` …, all in the order of learning.
-"""
+"""What the recursion does to deltas, session by session: premises of Appendix G and the error of reconstruction."""
 
 import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from clipmerge import files
 from clipmerge.merge import condu
-from clipmerge.study import experts
-from clipmerge.study.condu import sessions
+from clipmerge.study import profiles, results
+from clipmerge.study.analysis import learned
+from clipmerge.study.cache import store
+from clipmerge.study.cache.step import Step
+from clipmerge.study.condu import protocol, sessions
+from clipmerge.study.condu.reconstruction import cosine, density, gained, relative_l2
+from clipmerge.study.profiles import Profile
 
 DRIFT = "drift.json"
 Delta = Mapping[str, Tensor]
 
 
-def cosine(a: Delta, b: Delta) -> float:
-    """Cosine between two deltas, all tensors as one vector, in fp64; 0 if one of them is zero."""
-    ab, aa, bb = _products(a, b)
-    return ab / math.sqrt(aa * bb) if aa and bb else 0.0
+def run(profile: Profile) -> pd.DataFrame:
+    """Appendix G: what happens to u, masks, rescalers and reconstructions in every session.
+
+    Columns ``session`` and ``age`` (sessions since the task was learned) on top. Rates, shares and densities are in per
+    cent, other metrics are not; rows of a session as a whole have ``task = mean``, and ``pairs`` says out of how many.
+    """
+    steps = {seed: step(profile, seed) for seed in profile.seeds}
+    store.build(steps.values(), profile.compute)
+    frames = [pd.DataFrame(files.read_json(step.folder / DRIFT)).assign(seed=seed) for seed, step in steps.items()]
+    frame = pd.concat(frames, ignore_index=True).assign(n=pd.NA, source="ours", model=profile.model)
+    frame["task"] = frame.number.map(dict(enumerate(profiles.order(profile)))).fillna("mean")
+    columns = ["session", "pairs", "age"]
+    return results.tidy(frame[[*results.COLUMNS, *columns, "model"]].astype(dict.fromkeys(columns, "Int64")))
 
 
-def relative_l2(original: Delta, back: Delta) -> float:
-    """‖back − original‖ / ‖original‖ over all tensors, in fp64; infinite if the original is zero."""
-    ab, aa, bb = _products(original, back)
-    return math.sqrt(max(0.0, aa - 2 * ab + bb) / aa) if aa else math.inf
+def step(profile: Profile, seed: int) -> Step:
+    """The step that measures: original experts, ConDU's sessions and, for comparison, those of one-shot EMR."""
+    inputs = learned.tuned(profile, seed)
+    for name, method in (("condu", "condu-ft"), ("emr", "emr")):
+        inputs |= {f"{name}.{t:02d}": kept for t, kept in enumerate(protocol.kept(profile, method, seed))}
+    return Step(measure, "drift", {"rounds": profile.inside.rounds}, inputs)
 
 
-def _products(a: Delta, b: Delta) -> tuple[float, float, float]:
-    """(a·b, a·a, b·b)."""
-    pairs = [(a[name].double().reshape(-1), b[name].double().reshape(-1)) for name in a]
-    sums = [(x @ y, x @ x, y @ y) for x, y in pairs]
-    ab, aa, bb = (math.fsum(float(value) for value in column) for column in zip(*sums, strict=True))
-    return ab, aa, bb
+def measure(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: records of every session, of every task in every session, and of signs and fixed points."""
+    originals = learned.changes(inputs)
+    of_sessions, of_tasks, earlier = [], [], None
+    for t in range(len(originals)):
+        ours, oracle = (sessions.load(inputs[f"{which}.{t:02d}"]) for which in ("condu", "emr"))
+        if earlier:
+            of_sessions += _session(earlier, ours)
+        for i in range(t + 1):
+            of_tasks += _task(originals[i], ours, oracle, earlier, i)
+        earlier = ours
+    pairs = [same_sign(pair) for pair in itertools.combinations(originals, 2)]
+    last = [
+        _record("experts", "same_sign_all", 100 * same_sign(originals), len(originals)),
+        _record("experts", "same_sign_pair", 100 * float(np.mean(pairs)) if pairs else 100.0, len(originals)),
+    ]
+    for turn, change in enumerate(settle(earlier, config["rounds"]), start=1):
+        last.append(_record("condu-ft", "settle", change, len(originals), age=turn))
+    files.write_json(out / DRIFT, [*of_sessions, *of_tasks, *last])
+
+
+def _record(method: str, metric: str, value: float, session: int, **columns: int) -> dict:
+    empty = {"number": None, "pairs": None, "age": None}
+    return {"method": method, "metric": metric, "value": value, "session": session} | empty | columns
+
+
+def _session(before: condu.Unified, after: condu.Unified) -> Iterator[dict]:
+    """What changed from one session to the next."""
+    session = len(after.triggers)
+    yield _record("condu-ft", "sign_flips", 100 * flips(before.delta, after.delta), session)
+    yield _record("condu-ft", "moved", relative_l2(before.delta, after.delta), session)
+    old, new = ([trigger.rescaler for trigger in unified.triggers] for unified in (before, after))
+    swapped, pairs = swaps(old, new)
+    if pairs:
+        yield _record("condu-ft", "rescaler_swaps", 100 * swapped / pairs, session, pairs=pairs)
+
+
+def _task(
+    original: Delta, ours: condu.Unified, oracle: condu.Unified, before: condu.Unified | None, i: int
+) -> Iterator[dict]:
+    """What became of one task's delta by one session."""
+    session = len(ours.triggers)
+    here = {"session": session, "number": i, "age": session - 1 - i}
+    back = condu.decouple(ours, i)
+    for method, delta in (("condu-ft", back), ("emr", condu.decouple(oracle, i))):
+        yield _record(method, "cosine", cosine(original, delta), **here)
+        yield _record(method, "relative_l2", relative_l2(original, delta), **here)
+    trigger = ours.triggers[i]
+    known = before is not None and i < len(before.triggers)
+    yield _record("condu-ft", "rescaler", trigger.rescaler, **here)
+    yield _record("condu-ft", "magnitude", condu.rescaler(back, original, ours.rescaler), **here)
+    yield _record("condu-ft", "gained", gained(before.triggers[i], trigger) if known else 0, **here)
+    yield _record("condu-ft", "mask_density", 100 * density(trigger), **here)
+    yield _record("emr", "mask_density", 100 * density(oracle.triggers[i]), **here)
 
 
 def flips(before: Delta, after: Delta) -> float:
@@ -56,25 +116,6 @@ def swaps(before: Sequence[float], after: Sequence[float]) -> tuple[int, int]:
     """
     pairs = list(itertools.combinations(range(len(before)), 2))
     return sum((before[i] - before[j]) * (after[i] - after[j]) < 0 for i, j in pairs), len(pairs)
-
-
-def density(trigger: condu.Trigger) -> float:
-    """Share of ones in a task's mask."""
-    ones = sum(int(np.bitwise_count(mask.bits.numpy()).sum()) for mask in trigger.mask.values())
-    return ones / max(sum(mask.count for mask in trigger.mask.values()), 1)
-
-
-def gained(before: condu.Trigger, after: condu.Trigger) -> int:
-    """Number of ones in a mask that were none a session earlier. Provably 0: masks only shrink."""
-    pairs = ((before.mask[name].bits, after.mask[name].bits) for name in after.mask)
-    return sum(int(np.bitwise_count((new & ~old).numpy()).sum()) for old, new in pairs)
-
-
-def magnitude(delta: Delta, kind: str) -> float:
-    """A(δ), the average magnitude that the rescaler of this kind preserves."""
-    norms = {name: x.abs().sum(dtype=torch.float64).item() for name, x in delta.items()}
-    weight = {name: 1 / x.numel() if kind == "tensor_mean" else 1.0 for name, x in delta.items()}
-    return math.fsum(norms[name] * weight[name] for name in norms)
 
 
 def same_sign(deltas: Sequence[Delta]) -> float:
@@ -95,44 +136,3 @@ def settle(unified: condu.Unified, rounds: int) -> list[float]:
         changes.append(relative_l2(unified.delta, again.delta))
         unified = again
     return changes
-
-
-def measure(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: one record a session, one record a session and task, and the signs of the original deltas."""
-    originals = [experts.delta(inputs[name]) for name in sorted(inputs) if name.startswith("expert.")]
-    per_session, per_task, earlier = [], [], None
-    for t in range(len(originals)):
-        ours, oracle = (sessions.load(inputs[f"{which}.{t:02d}"] / sessions.UNIFIED) for which in ("condu", "emr"))
-        per_session.append({"session": t + 1, **_between(earlier, ours)})
-        for i in range(t + 1):
-            per_task.append({"session": t + 1, "number": i, **_task(originals[i], ours, oracle, earlier, i)})
-        earlier = ours
-    pairs = [same_sign(pair) for pair in itertools.combinations(originals, 2)]
-    signs = {"pair": float(np.mean(pairs)) if pairs else 1.0, "all": same_sign(originals)}
-    changes = settle(earlier, config["rounds"])
-    files.write_json(out / DRIFT, {"sessions": per_session, "tasks": per_task, "signs": signs, "settle": changes})
-
-
-def _between(before: condu.Unified | None, after: condu.Unified) -> dict:
-    """What changed from one session to the next."""
-    if before is None:
-        return {}
-    old, new = ([trigger.rescaler for trigger in unified.triggers] for unified in (before, after))
-    swapped, pairs = swaps(old, new)
-    moved = relative_l2(before.delta, after.delta)
-    return {"flips": flips(before.delta, after.delta), "swapped": swapped, "pairs": pairs, "moved": moved}
-
-
-def _task(original: Delta, ours: condu.Unified, oracle: condu.Unified, before: condu.Unified | None, i: int) -> dict:
-    """What became of one task's delta by one session."""
-    back, at_once, kind = condu.decouple(ours, i), condu.decouple(oracle, i), ours.rescaler
-    known = before is not None and i < len(before.triggers)
-    return {
-        "condu-ft": {"cosine": cosine(original, back), "relative_l2": relative_l2(original, back)},
-        "emr": {"cosine": cosine(original, at_once), "relative_l2": relative_l2(original, at_once)},
-        "rescaler": ours.triggers[i].rescaler,
-        "density": density(ours.triggers[i]),
-        "density_emr": density(oracle.triggers[i]),
-        "gained": gained(before.triggers[i], ours.triggers[i]) if known else 0,
-        "magnitude": magnitude(back, kind) / magnitude(original, kind),
-    }

@@ -6,11 +6,10 @@ in bits per coordinate if it knew certain frequencies and nothing else: see each
 
 import lzma
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from clipmerge import files
 from clipmerge.errors import BadInput
@@ -49,26 +48,12 @@ def runs(mask: np.ndarray) -> np.ndarray:
 
 def run_length(mask: np.ndarray) -> bytes:
     """Runs as bytes, seven bits of a length in each, lowest first; the high bit says that more follow (LEB128)."""
-    lengths = runs(mask).astype(np.uint64)
-    digits = np.stack([(lengths >> np.uint64(7 * i)) & np.uint64(127) for i in range(5)], axis=1)
-    last = np.maximum(4 - (digits[:, ::-1] != 0).argmax(1), 0) * (lengths > 0)  # position of the highest digit in use
+    lengths = runs(mask)[:, None]
     place = np.arange(5)
-    digits += np.where(place < last[:, None], 128, 0).astype(np.uint64)
-    return digits[place <= last[:, None]].astype(np.uint8).tobytes()
-
-
-def from_run_length(code: bytes, count: int) -> np.ndarray:
-    """The bool[count] mask that `run_length` has written; BadInput if the code is for another length."""
-    lengths, value, shift = [], 0, 0
-    for byte in code:
-        value |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            lengths.append(value)
-            value = shift = 0
-    if sum(lengths) != count:
-        raise BadInput(f"run lengths: expected {count} bits, found {sum(lengths)}")
-    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    digits = (lengths >> 7 * place) & 127
+    used = (place == 0) | (lengths >> 7 * place > 0)
+    more = lengths >> 7 * (place + 1) > 0
+    return (digits + 128 * more)[used].astype(np.uint8).tobytes()
 
 
 def flat(mask: Mapping[str, PackedMask]) -> np.ndarray:
@@ -76,43 +61,42 @@ def flat(mask: Mapping[str, PackedMask]) -> np.ndarray:
     return np.concatenate([unpack_bits(mask[key].bits.numpy(), mask[key].count) for key in sorted(mask)])
 
 
-def levels(delta: Mapping[str, Tensor]) -> np.ndarray:
+def levels(u: np.ndarray) -> np.ndarray:
     """Which of `LEVELS` equally large groups of |u| each coordinate is in; who decodes holds u and knows it too."""
-    size = np.concatenate([delta[key].abs().flatten().numpy() for key in sorted(delta)])
-    edges = np.quantile(size, np.linspace(0, 1, LEVELS + 1)[1:-1])
-    return np.searchsorted(edges, size)
+    size = np.abs(u)
+    return np.searchsorted(np.quantile(size, np.linspace(0, 1, LEVELS + 1)[1:-1]), size)
 
 
 def measure(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: for each task's mask, density, entropies (bits per coordinate) and sizes under each code."""
-    unified = sessions.load(inputs["session"] / sessions.UNIFIED)
+    """Step function: density of every task's mask and its bytes under each code; "joint" is the mean over tasks."""
+    unified = sessions.load(inputs["session"])
+    parts = [unified.delta[key].flatten().numpy() for key in sorted(unified.delta)]
+    u = np.concatenate(parts)
+    tensor = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    level = levels(u)
     masks = np.stack([flat(trigger.mask) for trigger in unified.triggers])
-    tensors = np.repeat(np.arange(len(unified.delta)), [unified.delta[key].numel() for key in sorted(unified.delta)])
-    level, moved = (
-        levels(unified.delta),
-        np.concatenate([unified.delta[key].flatten() for key in sorted(unified.delta)]),
-    )
-    found = [{"bits": _bounds(mask, tensors, level), "bytes": _sizes(mask, moved != 0)} for mask in masks]
-    shared = {"joint": joint_entropy(masks), "coordinates": masks.shape[1]}
-    files.write_json(out / CODES, {"tasks": found, **shared})
+    by_task = [sizes(mask, u != 0, tensor, level) for mask in masks]
+    found = {code: [task[code] for task in by_task] for code in by_task[0]}
+    joint = joint_entropy(masks) * len(u) / 8
+    files.write_json(out / CODES, {"density": [float(mask.mean()) for mask in masks], "joint": joint, "bytes": found})
 
 
-def _bounds(mask: np.ndarray, tensors: np.ndarray, levels: np.ndarray) -> dict[str, float]:
-    by_tensor = split_entropy(np.bincount(tensors, mask), np.bincount(tensors))
-    by_level = split_entropy(np.bincount(levels, mask), np.bincount(levels))
-    return {"density": float(mask.mean()), "entropy": entropy(float(mask.mean())), "entropy by tensor": by_tensor,
-            "entropy given |u|": by_level}  # fmt: skip
+def sizes(mask: np.ndarray, moved: np.ndarray, tensor: np.ndarray, level: np.ndarray) -> dict[str, float]:
+    """Bytes of a mask under each code; for an entropy, what an ideal code would take.
 
-
-def _sizes(mask: np.ndarray, moved: np.ndarray) -> dict[str, int]:
-    """Bytes under each code; `moved` are the coordinates where u ≠ 0: elsewhere every mask is 0 and need not say so."""
-    packed, short = np.packbits(mask).tobytes(), np.packbits(mask[moved]).tobytes()
-    codes: Sequence[tuple[str, bytes]] = (
-        ("packed", packed),
-        ("packed where u ≠ 0", short),
-        ("zlib where u ≠ 0", zlib.compress(short, 9)),
-        ("run-length", run_length(mask)),
-        ("zlib", zlib.compress(packed, 9)),
-        ("lzma", lzma.compress(packed)),
-    )
-    return {name: len(code) for name, code in codes}
+    `moved` are the coordinates where u ≠ 0: elsewhere every mask is 0 and need not say so. `tensor` and `level` are the
+    groups a coordinate belongs to.
+    """
+    packed = np.packbits(mask).tobytes()
+    short = np.packbits(mask[moved]).tobytes()
+    return {
+        "entropy": entropy(float(mask.mean())) * len(mask) / 8,
+        "entropy by tensor": split_entropy(np.bincount(tensor, mask), np.bincount(tensor)) * len(mask) / 8,
+        "entropy given |u|": split_entropy(np.bincount(level, mask), np.bincount(level)) * len(mask) / 8,
+        "packed": len(packed),
+        "packed where u ≠ 0": len(short),
+        "run-length": len(run_length(mask)),
+        "zlib": len(zlib.compress(packed, 9)),
+        "zlib where u ≠ 0": len(zlib.compress(short, 9)),
+        "lzma": len(lzma.compress(packed)),
+    }

@@ -4,11 +4,12 @@ ways to compute the same: number formats, threads, processes, sizes of batches.
 Each way is a step that leaves the logits of decoupled experts; `compare` sets two of them side by side.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -18,9 +19,11 @@ from clipmerge import files
 from clipmerge.clip import evaluate, models, prompts
 from clipmerge.clip.datasets import Dataset
 from clipmerge.merge import deltas
-from clipmerge.study import experts
-from clipmerge.study.cache import scheduler
-from clipmerge.study.condu import sessions
+from clipmerge.study import experts, profiles, results
+from clipmerge.study.cache import scheduler, store
+from clipmerge.study.cache.step import Step
+from clipmerge.study.condu import protocol, sessions
+from clipmerge.study.profiles import Profile
 
 LOGITS = "logits.safetensors"
 
@@ -48,6 +51,29 @@ WAYS: Mapping[str, Way] = {
 }
 
 
+def run(profile: Profile) -> pd.DataFrame:
+    """Table 6: what changes if the same numbers are computed in another of `WAYS` (column ``way``)."""
+    order = profiles.order(profile)
+    tasks = {task: experts.task_config(profile, task) for task in profile.inside.parity}
+    numbered = [(order.index(task), config) for task, config in tasks.items()]
+    steps = {}
+    for way, seed in ((way, seed) for way in WAYS for seed in profile.seeds):
+        fixed = {"model": profile.model, "compute": profile.compute.numerics}
+        config = fixed | {"tasks": numbered, "way": WAYS[way], "repeat": way}
+        inputs = experts.base_inputs(profile.model) | {"session": protocol.kept(profile, "condu-ft", seed)[-1]}
+        steps[way, seed] = Step(read, f"parity/{way}", config, inputs)
+    store.build(steps.values())  # one after the other: a step starts processes of its own
+    labels = {task: experts.dataset(config).test_labels for task, config in tasks.items()}
+    found = {which: files.load_tensors(step.folder / LOGITS) for which, step in steps.items()}
+    frames = []
+    for (way, seed), logits in found.items():
+        for task, truth in labels.items():
+            fixed = {"method": "condu-ft", "seed": seed, "n": len(truth), "model": profile.model, "way": way}
+            for metric, value in compare(found["fp32", seed][task], logits[task], truth).items():
+                frames.append(results.rows({task: value}, metric=metric, **fixed))
+    return pd.concat(frames, ignore_index=True)
+
+
 def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: logits of some tasks' test images by their decoupled experts, in one way."""
     way = Way(**config["way"])
@@ -60,6 +86,7 @@ def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
 
 def _logits(job: tuple) -> Tensor:
     name, task, number, session, way = job
+    torch.set_num_threads(way.threads)  # the scheduler puts the number back
     model, data = models.create(name), experts.dataset(task)
     change = sessions.bank({"session": Path(session)})(number)
     if way.delta == "bf16":
@@ -74,21 +101,11 @@ def logits(model: nn.Module, name: str, data: Dataset, way: Way) -> Float[Tensor
     dtype = torch.float64 if way.model == "fp64" else torch.float32
     half = torch.autocast("cpu", torch.bfloat16) if way.model == "bf16" else nullcontext()
     model = model.to(dtype)
-    with _threads(way.threads), half:
+    with half:
         head = prompts.head(model, name, data.classes, data.templates)
         parts = [model.encode_image(models.pixels(x, model).to(dtype)) for x in data.test_images.split(way.batch)]
         z = F.normalize(torch.cat(parts), dim=-1)
         return (evaluate.SCALE * z @ head.T).double()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def compare(

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clipmerge.errors import BadInput
 from clipmerge.merge import condu
 
 Delta = Mapping[str, Tensor]
@@ -68,28 +67,22 @@ MASKS: Mapping[str, Callable] = {
     "two-bits": two_bits,
     "none": lambda delta, unified: torch.ones_like(delta, dtype=torch.bool),
 }
-RULES: Mapping[str, Rule] = {
-    "condu-ft": Rule(),
-    "emr": Rule(recursive=False),
-    "rescaler=global_l1": Rule(rescaler="global_l1"),
-    "rescaler=none": Rule(rescaler="none"),
-    "mask=none": Rule(mask="none"),
-    "mask=two-bits": Rule(mask="two-bits"),
-    "sign=majority": Rule(sign="majority"),
-    "sign=largest": Rule(sign="largest"),
-    "pool=mean": Rule(pool="mean"),
-    "mask=none rescaler=none": Rule(mask="none", rescaler="none"),
-    "pool=mean rescaler=none": Rule(pool="mean", rescaler="none"),
-    "pool=mean mask=none": Rule(pool="mean", mask="none"),
-    "pool=mean mask=none rescaler=none": Rule(pool="mean", mask="none", rescaler="none"),
+CHANGES = (
+    "rescaler=global_l1",
+    "rescaler=none",
+    "mask=none",
+    "mask=two-bits",
+    "sign=majority",
+    "sign=largest",
+    "pool=mean",
+    "mask=none rescaler=none",
+    "pool=mean rescaler=none",
+    "pool=mean mask=none",
+    "pool=mean mask=none rescaler=none",
+)
+RULES: Mapping[str, Rule] = {"condu-ft": Rule(), "emr": Rule(recursive=False)} | {
+    name: Rule(**dict(part.split("=") for part in name.split())) for name in CHANGES
 }
-
-
-def find(name: str) -> Rule:
-    """A rule of `RULES` by name."""
-    if name not in RULES:
-        raise BadInput(f"rule: expected one of {', '.join(RULES)}; found {name!r}")
-    return RULES[name]
 
 
 def unify(deltas: Sequence[Delta], rule: Rule) -> dict[str, Tensor]:
@@ -103,15 +96,12 @@ def unify(deltas: Sequence[Delta], rule: Rule) -> dict[str, Tensor]:
 
 def decouple(delta: Delta, unified: Delta, rule: Rule) -> dict[str, Tensor]:
     """δ̃ = λ · M ⊙ u of one delta that went into u."""
-    masked = {n: torch.where(m > 0, u * m, 0) for n, u in unified.items() for m in [MASKS[rule.mask](delta[n], u)]}
-    sizes = {name: u.numel() for name, u in unified.items()}
-    scale = condu.ratio(norms(delta), norms(masked), sizes, rule.rescaler)
+    masked = {}
+    for name, u in unified.items():
+        mask = MASKS[rule.mask](delta[name], u)
+        masked[name] = torch.where(mask > 0, u * mask, 0)
+    scale = condu.rescaler(delta, masked, rule.rescaler)
     return {name: scale * part for name, part in masked.items()}
-
-
-def norms(delta: Delta) -> dict[str, float]:
-    """Σ|x| of every tensor, summed in fp64."""
-    return {name: x.abs().sum(dtype=torch.float64).item() for name, x in delta.items()}
 
 
 def learn(deltas: Sequence[Delta], rule: Rule) -> list[dict[str, Tensor]]:

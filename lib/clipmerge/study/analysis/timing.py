@@ -1,4 +1,4 @@
-"""Step functions that measure this machine: how long tuning, unifying, decoupling and asking take, and how much memory.
+"""Measuring this machine: seconds and bytes of a call, and step functions that time tuning and unifying.
 
 Times are numbers of one machine and one hour; as steps they are measured once and then read. On a CPU the clock counts
 the seconds that this process computes, so that what else runs on the machine matters little.
@@ -7,37 +7,36 @@ the seconds that this process computes, so that what else runs on the machine ma
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from clipmerge import files
-from clipmerge.clip import finetune, models, prompts
-from clipmerge.merge import condu, deltas
+from clipmerge.clip import device, finetune, models
+from clipmerge.merge import condu
 from clipmerge.study import experts
-from clipmerge.study.analysis import stacking
-from clipmerge.study.cache.step import accelerator
-from clipmerge.study.condu import sessions
+from clipmerge.study.analysis import learned
 
 TIMES = "times.json"
 
 
 def clock() -> float:
     """Seconds: of computing where this is the CPU's, of waiting where an accelerator computes."""
-    device = accelerator()
-    if device == "cpu":
+    where = device.here().type
+    if where == "cpu":
         return time.process_time()
-    getattr(torch, device).synchronize()
+    getattr(torch, where).synchronize()
     return time.perf_counter()
 
 
-def seconds(run: Callable[[], object], repeats: int, warm: bool = True) -> float:
+def seconds(run: Callable[[], object], repeats: int) -> float:
     """Median over `repeats` of the seconds a call takes, after one call that does not count."""
-    if warm:
-        run()
+    run()
     times = []
     for _ in range(repeats):
         start = clock()
@@ -55,81 +54,25 @@ class Live(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run the operation, then look at the storages of what came out."""
+        """Run the operation, then look at the storages of what came out, views of what was there before left out."""
         out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self._meet(tensor.untyped_storage(), args)
+        given = _storages(args)
+        for key, storage in _storages(out).items():
+            if key not in self._known and key not in given:
+                self._known.add(key)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._leave, key, storage.nbytes())
         return out
-
-    def _meet(self, storage: torch.UntypedStorage, args: tuple) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        given = {a.untyped_storage()._cdata for a in args if isinstance(a, torch.Tensor)}
-        if key in self._known or key in given:  # a view of what was there before
-            return
-        self._known.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._leave, key, size)
 
     def _leave(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
 
 
-def tuning(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: seconds of one fine-tuning step on each task."""
-    model = models.create(config["model"]).to(accelerator())
-    found = {}
-    for task in config["tasks"]:
-        data, marks = experts.dataset(task), []
-        recipe = finetune.Recipe(**(config["recipe"] | {"steps": config["steps"] + 1, "warmup": 1}))
-        finetune.tune(model, config["model"], data, recipe, seed, after=lambda _, at=marks: at.append(clock()))
-        found[data.name] = median(b - a for a, b in zip(marks, marks[1:], strict=False))
-    files.write_json(out / TIMES, {"seconds_per_step": found})
-
-
-def merging(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: for every session t, seconds of extending it by the newcomer and of decoupling all t tasks."""
-    originals = [experts.delta(inputs[name]) for name in sorted(inputs) if name.startswith("expert.")]
-    unified, extend, decouple = None, [], []
-    condu.unify(originals[:1], config["rescaler"])  # compiles or loads the fused loops
-    for newcomer in originals:
-        if unified is None:
-            run = lambda new=newcomer: condu.unify([new], config["rescaler"])  # noqa: E731
-        else:
-            run = lambda new=newcomer, old=unified: condu.extend(old, new)  # noqa: E731
-        extend.append(seconds(run, config["repeats"]))
-        unified = run()
-        decouple.append(seconds(lambda u=unified: [condu.decouple(u, i) for i in range(len(u.triggers))],
-                                config["repeats"]))  # fmt: skip
-    files.write_json(out / TIMES, {"extend": extend, "decouple": decouple})
-
-
-@torch.no_grad()
-def asking(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
-    """Step function: seconds and peak bytes of the answer of the base and K experts, by way, batch and K.
-
-    Ways: ``base`` (K = 0), ``loop`` and ``stacked`` with every expert's tower held ready, and ``decouple`` as a loop
-    that holds u and the triggers only and brings back one expert at a time. Peak bytes hold the towers (of ``decouple``
-    one dense delta), inputs and intermediate results; what all ways share, base and unified delta, is not counted.
-    """
-    name, data = config["model"], experts.dataset(config["task"])
-    model, unified = models.create(name).to(accelerator()), sessions.load(inputs["session"] / sessions.UNIFIED)
-    base = models.state(model)
-    heads = []
-    for i in range(-1, max(config["k"])):
-        model.load_state_dict(deltas.apply_delta(base, _delta(unified, i)))
-        heads.append(prompts.head(model, name, data.classes, data.templates[:1]))
-    heads = torch.stack(heads)
-    found = []
-    for batch in config["batches"]:
-        x = models.pixels(data.train_images[:batch], model)
-        for k in (0, *config["k"]):
-            for way, (held, run) in _ways(model.visual, base, unified, heads[: k + 1], x).items():
-                cost = {"seconds": seconds(run, config["repeats"]), "bytes": held + peak(run)}
-                found.append({"way": way, "batch": batch, "k": k} | cost)
-    files.write_json(out / TIMES, found)
+def _storages(values: object) -> dict[int, torch.UntypedStorage]:
+    storages = [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]
+    return {storage._cdata: storage for storage in storages}
 
 
 def peak(run: Callable[[], object]) -> int:
@@ -139,27 +82,34 @@ def peak(run: Callable[[], object]) -> int:
     return live.peak
 
 
-def _ways(visual: nn.Module, base: Mapping, unified: condu.Unified, heads: Tensor, x: Tensor) -> dict[str, tuple]:
-    """By name of the way: bytes of the towers it holds, and the call that gives the mean of all members' logits."""
-    states = [stacking.tower(base, _delta(unified, i)) for i in range(-1, len(heads) - 1)]
-    held = sum(tensor.nbytes for state in states for tensor in state.values())
-    if len(heads) == 1:
-        return {"base": (held, lambda: stacking.looped(visual, states, heads, x).mean(0))}
-    both = stacking.stack(states)
-
-    def decoupled() -> Tensor:
-        total = stacking.answer(visual, states[0], heads[0], x)
-        for i, head in enumerate(heads[1:]):
-            total += stacking.answer(visual, stacking.tower(base, condu.decouple(unified, i)), head, x)
-        return total / len(heads)
-
-    return {
-        "loop": (held, lambda: stacking.looped(visual, states, heads, x).mean(0)),
-        "stacked": (held, lambda: stacking.stacked(visual, both, heads, x).mean(0)),
-        "decouple": (held // len(states), decoupled),
-    }
+def tuning(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: seconds of one fine-tuning step, by task."""
+    model = models.create(config["model"])
+    recipe = finetune.Recipe(**(config["recipe"] | {"steps": config["steps"] + 1, "warmup": 1}))
+    times = {}
+    for task in config["tasks"]:
+        data, marks = experts.dataset(task), []
+        finetune.tune(model, config["model"], data, recipe, seed, after=lambda _, at=marks: at.append(clock()))
+        times[data.name] = median(b - a for a, b in zip(marks, marks[1:], strict=False))
+    files.write_json(out / TIMES, times)
 
 
-def _delta(unified: condu.Unified, i: int) -> dict[str, Tensor]:
-    """The delta of task i; nothing for the base, which is number −1."""
-    return condu.decouple(unified, i) if i >= 0 else {}
+def merging(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
+    """Step function: for every session t, seconds of extending it by the newcomer and of decoupling all t tasks."""
+    unified = None
+    times: dict[str, list[float]] = {"extend": [], "decouple": []}
+    for newcomer in learned.changes(inputs):
+        extend = partial(_extend, unified, newcomer, config["rescaler"])
+        unified = extend()  # the first call compiles or loads the fused loops
+        times["extend"].append(seconds(extend, config["repeats"]))
+        times["decouple"].append(seconds(partial(_decouple_all, unified), config["repeats"]))
+    files.write_json(out / TIMES, times)
+
+
+def _extend(unified: condu.Unified | None, newcomer: Mapping, rescaler: str) -> condu.Unified:
+    return condu.extend(unified, newcomer) if unified else condu.unify([newcomer], rescaler)
+
+
+def _decouple_all(unified: condu.Unified) -> None:
+    for i in range(len(unified.triggers)):
+        condu.decouple(unified, i)

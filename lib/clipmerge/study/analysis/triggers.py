@@ -1,104 +1,83 @@
-"""How small can a trigger be? Codes that lose nothing, and leaner triggers that cost accuracy (reviewers R1 and R3).
+"""How small can a trigger be? Codes that lose nothing, and smaller triggers that cost accuracy (reviewers R1 and R3).
 
 Everything starts from ConDU's last session on the profile's tasks, which `protocol` has left in the cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from clipmerge import files
 from clipmerge.clip import models
 from clipmerge.study import experts, profiles, results
-from clipmerge.study.analysis import mask_coding, mask_compression, storage
+from clipmerge.study.analysis import mask_coding, mask_compression, resources
 from clipmerge.study.cache import store
-from clipmerge.study.cache.scheduler import Progress
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import protocol, sessions
+from clipmerge.study.condu import grading, protocol
 from clipmerge.study.profiles import Profile
 
 BOUNDS = ("entropy", "entropy by tensor", "entropy given |u|", "joint")  # what no code of that knowledge can beat
 CODES = (*BOUNDS, "packed", "packed where u ≠ 0", "run-length", "zlib", "zlib where u ≠ 0", "lzma")
+WHOLE = {"zero-shot": "none", "experts": "expert", "condu-ft": "packed"}  # method → what a task keeps
 
 
-def last_session(profile: Profile, seed: int) -> Step:
-    """ConDU's state after the last task; the same step that `protocol` grades."""
-    tuned = [experts.step(profile, task, seed) for task in profiles.order(profile)]
-    name = f"condu-ft/{experts.label(profile.model)}"
-    return sessions.build("condu-ft", name, tuned, profile.mtil.rescaler)[-1]["session"]
+def smaller(profile: Profile) -> dict[str, dict]:
+    """The smaller triggers that are tried, by name: their kind and its value."""
+    kept = {f"keep {value:g}": {"kind": "keep", "value": value} for value in profile.triggers.keep}
+    shared = {f"share {groups}": {"kind": "share", "value": groups} for groups in profile.triggers.groups}
+    blocks = ("row bit", "tensor bit", "row gain", "tensor gain")
+    return kept | shared | {name: {"kind": name, "value": 0} for name in blocks}
 
 
-def kinds(profile: Profile) -> list[tuple[str, float]]:
-    """The leaner triggers that are tried: (kind, value)."""
-    kept = [("keep", value) for value in profile.triggers.keep]
-    shared = [("share", float(value)) for value in profile.triggers.groups]
-    return [*kept, *shared, *((f"{unit} {what}", 0.0) for what in ("bit", "gain") for unit in ("row", "tensor"))]
-
-
-def plan(profile: Profile, seed: int) -> dict[tuple[str, float] | str, Step]:
-    """One grading step for each of `kinds`, and the step ``codes`` that measures the masks as they are."""
-    session, label = last_session(profile, seed), experts.label(profile.model)
-    tasks = [experts.task_config(profile, task) for task in profiles.order(profile)]
-    steps: dict = {"codes": Step(mask_coding.measure, f"triggers/{label}/codes", {}, {"session": session})}
-    for kind, value in kinds(profile):
-        config = {"model": profile.model, "tasks": tasks, "kind": kind, "value": value}
-        inputs = experts.base_inputs(profile.model) | {"session": session}
-        name = f"triggers/{label}/{kind.replace(' ', '-')}"
-        steps[kind, value] = Step(mask_compression.grade, f"{name}-{value:g}" if value else name, config, inputs)
+def plan(profile: Profile, seed: int) -> dict[str, Step]:
+    """One grading step for each of `smaller`, and the step ``codes`` that measures the masks as they are."""
+    label = f"triggers/{experts.label(profile.model)}"
+    session = {"session": protocol.kept(profile, "condu-ft", seed)[-1]}
+    inputs = experts.base_inputs(profile.model) | session
+    steps = {"codes": Step(mask_coding.measure, f"{label}/codes", {}, session)}
+    for name, how in smaller(profile).items():
+        config = experts.config(profile, profiles.order(profile)) | how
+        steps[name] = Step(mask_compression.grade, f"{label}/{name.replace(' ', '-')}", config, inputs)
     return steps
 
 
-def run(profile: Profile, seeds: Sequence[int] | None = None, progress: Progress | None = None) -> pd.DataFrame:
+def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     """Tidy rows with ``trigger`` (what a task keeps) and ``value`` of metric ``last`` (%) or ``bytes`` (a task).
 
-    Triggers: ``packed`` (one bit a coordinate), the codes, the leaner kinds, ``expert`` (its whole delta) and ``none``
+    Triggers: ``packed`` (one bit a coordinate), the codes, the smaller kinds, ``expert`` (its whole delta) and ``none``
     (the base); metric ``density`` is the per cent of ones.
     """
     seeds = profile.seeds if seeds is None else seeds
     plans = {seed: plan(profile, seed) for seed in seeds}
-    store.build([step for steps in plans.values() for step in steps.values()], profile.workers, progress)
-    known = protocol.last(profile, ("zero-shot", "experts", "condu-ft"), profile.model, seeds, progress)
-    names = {"zero-shot": "none", "experts": "expert", "condu-ft": "packed"}
-    frames = [known.assign(trigger=known.method.map(names), kind=known.method.map(names))]
-    sizes = [t.numel() for t in models.create(profile.model).state_dict().values() if t.is_floating_point()]
+    store.build([step for steps in plans.values() for step in steps.values()], profile.compute)
+    whole = protocol.last(profile, tuple(WHOLE), profile.model, seeds)
+    names = whole.method.map(WHOLE)
+    frames = [whole.assign(trigger=names, kind=names)]
+    state = models.create(profile.model).state_dict()
+    expert = resources.expert(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
     for seed, steps in plans.items():
-        fixed = {"seed": seed, "model": profile.model}
-        whole = {"none": 0, "expert": storage.expert(sizes)}
-        frames += [_size(trigger, size, method="condu-ft", **fixed) for trigger, size in whole.items()]
-        frames += _codes(files.read_json(store.get(steps["codes"]) / mask_coding.CODES), profiles.order(profile), fixed)
-        for kind, value in kinds(profile):
-            graded = files.read_json(store.get(steps[kind, value]) / mask_compression.GRADES)
-            trigger = f"{kind} {value:g}" if value else kind
-            n = known.drop_duplicates("task").set_index("task").n.dropna().astype(int).to_dict()
-            about = {"method": "condu-ft", "trigger": trigger, "kind": kind, **fixed}
-            frames.append(results.rows(results.with_mean(graded["accuracy"]), metric="last", n=n, **about))
-            frames.append(_size(trigger, graded["bytes"], **{"kind": kind, "method": "condu-ft"}, **fixed))
+        fixed = {"method": "condu-ft", "seed": seed, "model": profile.model}
+        for name, size in (("none", 0.0), ("expert", float(expert))):
+            frames.append(results.rows({"mean": size}, metric="bytes", trigger=name, kind=name, **fixed))
+        codes = files.read_json(steps["codes"].folder / mask_coding.CODES)
+        frames += _coded(codes, profiles.order(profile), fixed)
+        for name, how in smaller(profile).items():
+            accuracy, sizes = grading.read(steps[name].folder)
+            size = files.read_json(steps[name].folder / mask_compression.SIZE)["bytes"]
+            columns = {"trigger": name, "kind": how["kind"], **fixed}
+            frames.append(results.rows(results.with_mean(accuracy), metric="last", n=sizes, **columns))
+            frames.append(results.rows({"mean": float(size)}, metric="bytes", **columns))
     return pd.concat(frames, ignore_index=True)
 
 
-def _size(trigger: str, size: float, **fixed: object) -> pd.DataFrame:
-    about = {"kind": trigger, **fixed, "trigger": trigger}
-    return results.rows({"mean": float(size)}, metric="bytes", **about)
-
-
-def _codes(found: dict, order: Sequence[str], fixed: dict) -> list[pd.DataFrame]:
-    """Bytes of every task's mask under every code, and their mean; for an entropy, what an ideal code would take."""
-    count = found["coordinates"]
+def _coded(found: Mapping, order: Sequence[str], fixed: Mapping) -> list[pd.DataFrame]:
+    """Bytes of every task's mask under every code, and their mean; density of the masks."""
     frames = []
     for code in CODES:
-        if code == "joint":
-            by_task = {}
-            mean = found["joint"] * count / 8
-        else:
-            by_task = {name: _bytes(task, code, count) for name, task in zip(order, found["tasks"], strict=True)}
-            mean = sum(by_task.values()) / len(by_task)
-        about = {"method": "condu-ft", "trigger": code, "kind": "code", **fixed}
-        frames.append(results.rows(by_task | {"mean": mean}, metric="bytes", **about))
-    density = {name: 100 * task["bits"]["density"] for name, task in zip(order, found["tasks"], strict=True)}
-    about = {"method": "condu-ft", "trigger": "packed", "kind": "code", **fixed}
-    frames.append(results.rows(density, metric="density", **about))
+        values = {"mean": found["joint"]}
+        if code != "joint":
+            values = results.with_mean(dict(zip(order, found["bytes"][code], strict=True)))
+        frames.append(results.rows(values, metric="bytes", trigger=code, kind="code", **fixed))
+    density = {task: 100 * share for task, share in zip(order, found["density"], strict=True)}
+    frames.append(results.rows(density, metric="density", trigger="packed", kind="code", **fixed))
     return frames
-
-
-def _bytes(task: dict, code: str, count: int) -> float:
-    return float(task["bytes"][code]) if code in task["bytes"] else task["bits"][code] * count / 8

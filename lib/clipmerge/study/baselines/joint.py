@@ -5,6 +5,7 @@ that task's own classes. It is a bound for single models, not a continual learne
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,9 +23,9 @@ STATE = "state.safetensors"
 @method("joint", answers="single", sessions="last", chain=True)
 def keep(session: Session) -> Step:
     """The last part of one training run on all tasks; the earlier parts are its inputs."""
-    recipe = profiles.plain_recipe(session.profile)
+    recipe = profiles.recipe(session.profile)
     config = experts.config(session.profile, sorted(session.order), session.model)
-    config |= {"recipe": recipe | {"steps": recipe["steps"] * len(session.order)}}
+    config |= {"recipe": replace(recipe, steps=recipe.steps * len(session.order))}
     earlier: dict[str, Step] = {}
     for part in range(1, PARTS + 1):
         inputs = experts.base_inputs(session.model) | earlier

@@ -36,7 +36,7 @@ def band(task: Task) -> Change:
     anchor = dict(task.start.named_parameters())
     strength = task.config["options"]["strength"]
 
-    def loss(model: nn.Module, *batch: Tensor) -> Tensor:
+    def loss(model: nn.Module, *batch) -> Tensor:
         return finetune.class_loss(model, *batch) + strength * losses.penalty(model, anchor)
 
     return Change(loss)

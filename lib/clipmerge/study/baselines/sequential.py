@@ -52,7 +52,7 @@ def link(
     `learn` is a step function made of `tune` below; its config holds the method's `options` by name.
     """
     profile = session.profile
-    config |= {"recipe": profiles.plain_recipe(profile, session.task), "held_out": session.held_out}
+    config |= {"recipe": profiles.recipe(profile, session.task), "held_out": session.held_out}
     config |= {"model": session.model, "compute": profile.compute.numerics, "options": asdict(options)}
     config |= experts.task_config(profile, session.task)
     start = {"start": session.earlier} if session.earlier else {}
@@ -102,7 +102,7 @@ def distil_on_others(
     device = next(task.model.parameters()).device
     old, texts = old.to(device), texts.to(device)
 
-    def loss(model: nn.Module, batch: Tensor, *rest: Tensor) -> Tensor:
+    def loss(model: nn.Module, batch: Tensor, *rest) -> Tensor:
         generator = training.generator(task.seed + 1, next(steps))  # not the one that draws the batch
         pick = torch.randint(len(images), (len(batch),), generator=generator)
         new = models.encode_image(model, images[pick])

@@ -52,7 +52,7 @@ def hold(task: Task) -> Change:
     anchor = dict(task.start.named_parameters())
     mean = {name: p.detach().clone() for name, p in anchor.items()}
 
-    def loss(model: nn.Module, *batch: Tensor) -> Tensor:
+    def loss(model: nn.Module, *batch) -> Tensor:
         return distil(model, *batch) + options["strength"] * losses.penalty(model, anchor)
 
     @torch.no_grad()

@@ -25,6 +25,15 @@ _reached: dict[Place, "_Reach"] = {}
 
 def digests(fn: Callable) -> dict[str, str]:
     """Digest by module name, over what a step function reaches in clipmerge and in its own package."""
+    return _of(fn).digests()
+
+
+def reached(fn: Callable) -> frozenset[Place]:
+    """Module and name of every definition that a step function reaches."""
+    return frozenset(_of(fn).met)
+
+
+def _of(fn: Callable) -> "_Reach":
     home = getattr(fn, "__module__", None)
     name = getattr(fn, "__qualname__", repr(fn))
     if home in (None, "__main__") or "<" in name:
@@ -33,7 +42,7 @@ def digests(fn: Callable) -> dict[str, str]:
     if place not in _reached or not _reached[place].current():
         _reached[place] = _Reach({"clipmerge", home.partition(".")[0]}, PLUMBING)
         _reached[place].add(place)
-    return _reached[place].digests()
+    return _reached[place]
 
 
 def library(sources: Iterable[str]) -> dict[str, str]:
@@ -48,16 +57,16 @@ class _Reach:
     """The definitions met so far, and what is still to be followed."""
 
     def __init__(self, rooms: Collection[str], skipped: tuple[str, ...]) -> None:
+        self.met: set[Place] = set()
         self._rooms = rooms
         self._skipped = skipped
-        self._met: set[Place] = set()
         self._touched: dict[str, Module] = {}
         self._entries: dict[Place, list[Place]] = {}  # registry → definitions that wait for somebody to read it
 
     def digests(self) -> dict[str, str]:
         """One digest a module, of its definitions that were met."""
         names: dict[str, list[str]] = {}
-        for home, name in sorted(self._met):
+        for home, name in sorted(self.met):
             names.setdefault(home, []).append(name)
         return {home: digest([self._touched[home].definitions[n].digest for n in names[home]])[:16] for home in names}
 
@@ -79,12 +88,12 @@ class _Reach:
         waiting = [place]
         while waiting:
             home, name = waiting.pop()
-            if (home, name) in self._met or self._stays_out(home):
+            if (home, name) in self.met or self._stays_out(home):
                 continue
             known = self._touch(home)
             if known is None or name not in known.definitions:
                 continue
-            self._met.add((home, name))
+            self.met.add((home, name))
             waiting += self._entries.pop((home, name), [])
             definition = known.definitions[name]
             for chain in definition.mentions:
@@ -114,7 +123,7 @@ class _Reach:
             if definition.runs:
                 self.add((home, name))
             for registry in self._registries(known, definition):
-                if registry in self._met:
+                if registry in self.met:
                     self.add((home, name))
                 else:
                     self._entries.setdefault(registry, []).append((home, name))

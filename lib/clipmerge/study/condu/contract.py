@@ -10,11 +10,11 @@ it has seen the test images; or a function that plans the grading step itself, f
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from clipmerge.errors import BadInput
-from clipmerge.study import experts
+from clipmerge.study import experts, profiles
 from clipmerge.study.cache.step import Step
 from clipmerge.study.profiles import Profile
 
@@ -71,12 +71,8 @@ class Session:
     def options(self, kind: type) -> object:
         """The method's options: defaults of the dataclass `kind`, overridden by the profile."""
         given = self.profile.baselines.options.get(self.method, {})
-        known = [field.name for field in fields(kind)]
-        for name in given:
-            if name not in known:
-                expected = ", ".join(known)
-                raise BadInput(f"baselines.options.{self.method}: expected one of {expected}; found {name!r}")
-        return kind(**given)
+        where = ("baselines", "options", self.method)
+        return profiles.read(kind, {**asdict(kind()), **given}, self.profile.name, where)
 
 
 Keep = Callable[[Session], Step | None]

@@ -22,24 +22,17 @@ from clipmerge.study.profiles import Profile
 METHODS = ("zero-shot", "continual-ft", "experts", "average", "condu-ft", "condu-lora")
 
 
-def recipe(profile: Profile, task: str, with_lora: bool = False) -> dict:
-    """The fine-tuning recipe of one task, as plain values."""
-    few, plain = profile.few_shot, profiles.plain_recipe(profile)
-    rates, rate = (few.lora_lr_by_task, few.lora_lr) if with_lora else (few.lr_by_task, few.lr)
-    return plain | {"steps": few.steps, "warmup": min(plain["warmup"], few.steps), "lr": rates.get(task, rate)}
-
-
 def step(profile: Profile, task: str, seed: int, start: Step | None = None) -> Step:
     """The few-shot expert of `task`, from the base or (a link of a chain) from where `start` has ended."""
     inputs = experts.base_inputs(profile.model) | ({"start": start} if start else {})
-    config = {"model": profile.model, "recipe": recipe(profile, task)} | _owned(profile, task)
+    config = {"model": profile.model, "recipe": profiles.recipe(profile, task, "few_shot")} | _owned(profile, task)
     name = f"{'continual' if start else 'expert'}/few/{experts.label(profile.model)}/{task}"
     return Step(experts.tune, name, config, inputs, seed)
 
 
 def lora_step(profile: Profile, task: str, seed: int) -> Step:
     """The few-shot LoRA expert of `task`; gives the deltas of its factors."""
-    config = condu_lora.start_config(profile, seed) | {"recipe": recipe(profile, task, with_lora=True)}
+    config = condu_lora.start_config(profile, seed) | {"recipe": profiles.recipe(profile, task, "few_shot_lora")}
     name = f"expert/few-lora/{experts.label(profile.model)}/{task}"
     return Step(lora.tune, name, config | _owned(profile, task), experts.base_inputs(profile.model), seed)
 

@@ -8,7 +8,6 @@ unifies nothing: what the experts themselves know.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 import pandas as pd
 
@@ -27,7 +26,7 @@ OTHER = 1000  # added to a seed: the other initialisation
 
 def step(profile: Profile, task: str, seed: int, held_out: int | None = None) -> Step:
     """The LoRA expert of `task`; gives the deltas of its factors."""
-    recipe = profiles.plain_recipe(profile) | {"lr": profile.lora.lr_by_task.get(task, profile.lora.lr)}
+    recipe = profiles.recipe(profile, task, "lora")
     config = start_config(profile, seed) | {"recipe": recipe, "held_out": held_out}
     config |= {"compute": profile.compute.numerics, **experts.task_config(profile, task)}
     name = f"expert/lora/{experts.label(profile.model)}/{task}"
@@ -36,7 +35,7 @@ def step(profile: Profile, task: str, seed: int, held_out: int | None = None) ->
 
 def start_config(profile: Profile, seed: int) -> dict:
     """What the initial factors depend on."""
-    shape = {key: value for key, value in asdict(profile.lora).items() if key in ("rank", "sd_a", "sd_b")}
+    shape = {"rank": profile.lora.rank, "sd_a": profile.lora.sd_a, "sd_b": profile.lora.sd_b}
     return {"model": profile.model, "lora": shape, "init_seed": seed}
 
 

@@ -6,6 +6,7 @@ low-rank factors.
 
 from clipmerge.study.experts.full import (
     DELTA,
+    LOG,
     base_inputs,
     config,
     dataset,
@@ -22,6 +23,7 @@ from clipmerge.study.experts.full import (
 
 __all__ = [
     "DELTA",
+    "LOG",
     "base_inputs",
     "config",
     "dataset",

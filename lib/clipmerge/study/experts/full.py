@@ -24,7 +24,7 @@ DELTA, LOG = "delta.safetensors", "log.json"
 
 def task_config(profile: Profile, task: str) -> dict:
     """What the images of a task depend on: its name, the profile's limits and the digest in its manifest."""
-    limits = profiles.subset(profile, "data.per_class_train", "data.per_class_test")
+    limits = {"per_class_train": profile.data.per_class_train, "per_class_test": profile.data.per_class_test}
     return {"task": task, "digest": manifests.load(task).digest, **limits}
 
 
@@ -36,8 +36,7 @@ def config(profile: Profile, tasks: Sequence[str], model: str = "") -> dict:
 
 def dataset(config: Mapping) -> datasets.Dataset:
     """The dataset that a `task_config` describes."""
-    limits = config["data.per_class_train"], config["data.per_class_test"]
-    return datasets.limit(datasets.load(config["task"]), *limits)
+    return datasets.limit(datasets.load(config["task"]), config["per_class_train"], config["per_class_test"])
 
 
 def base_inputs(model: str) -> dict[str, Path]:
@@ -70,7 +69,7 @@ def label(model: str) -> str:
 
 
 def _config(profile: Profile, task: str, model: str, held_out: int | None = None) -> dict:
-    recipe = profiles.plain_recipe(profile, task)
+    recipe = profiles.recipe(profile, task)
     numerics = profile.compute.numerics
     return {"model": model, "compute": numerics, "recipe": recipe, "held_out": held_out, **task_config(profile, task)}
 

@@ -1,20 +1,21 @@
 """Profiles: every number an experiment depends on, read strictly from one YAML file into frozen dataclasses.
 
-``smoke`` checks the code, ``laptop`` is what the committed figures show, ``paper`` is the papers' own scale. A key that
-is unknown, missing or of the wrong type is refused with its dotted name: a typo must never mean "use the default". A
-file that begins with ``extends: laptop`` need only say what is different; ``overnight`` is made so.
+``laptop`` is what the committed figures show; the others extend it and say only what is different: ``smoke`` checks the
+code, ``overnight`` has all seeds and scales, ``paper`` is the papers' own scale. A key that is unknown, missing or of
+the wrong type is refused with its dotted name: a typo must never mean "use the default".
 """
 
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from clipmerge.clip.finetune import Recipe
 from clipmerge.errors import BadInput
-from clipmerge.study.profiles.settings import Finetune, Profile
+from clipmerge.study.profiles.settings import Profile
 
 FOLDER = Path(__file__).parent
 
@@ -29,9 +30,7 @@ def load(name_or_path: str | Path) -> Profile:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name_or_path}.yaml"
-    profile = _read(Profile, {"name": path.stem, **_tree(path, str(name_or_path))}, path.name, ())
-    _check(profile, path.name)
-    return profile
+    return read(Profile, {"name": path.stem, **_tree(path, str(name_or_path))}, path.name, ())
 
 
 def _tree(path: Path, asked: str) -> dict[str, Any]:
@@ -60,20 +59,20 @@ def _over(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return base | both
 
 
-def recipe(profile: Profile, task: str) -> Finetune:
-    """The fine-tuning recipe of one task, its learning rate resolved.
+def recipe(profile: Profile, task: str | None = None, way: str = "finetune") -> Recipe:
+    """How an expert is tuned: on one task, at its own rate if it has one, or on any. `way`: a field of `TaskRates`.
 
-    Key an expert's cache step by this and not by ``profile.finetune``: another task's learning rate is then no concern
-    of it.
+    Key an expert's cache step by this and not by the profile: another task's learning rate is then no concern of it.
     """
-    return replace(profile.finetune, lr=profile.finetune.lr_by_task.get(task, profile.finetune.lr), lr_by_task={})
-
-
-def plain_recipe(profile: Profile, task: str | None = None) -> dict[str, Any]:
-    """The fine-tuning recipe of one task as plain values, for a step's config; without `task`, at the common rate."""
-    plain = asdict(profile.finetune if task is None else recipe(profile, task))
-    del plain["lr_by_task"]
-    return plain
+    common, few = profile.finetune, profile.few_shot
+    short = replace(common, steps=few.steps, warmup=min(common.warmup, few.steps))
+    ways = {
+        "finetune": common,
+        "lora": replace(common, lr=profile.lora.lr),
+        "few_shot": replace(short, lr=few.lr),
+        "few_shot_lora": replace(short, lr=few.lora_lr),
+    }
+    return replace(ways[way], lr=getattr(profile.lr_by_task, way).get(task, ways[way].lr))
 
 
 def order(profile: Profile) -> tuple[str, ...]:
@@ -81,33 +80,22 @@ def order(profile: Profile) -> tuple[str, ...]:
     return profile.mtil.order or profile.data.tasks
 
 
-def subset(profile: Profile, *dotted: str) -> dict[str, Any]:
-    """The named parts of a profile as plain values, for cache keys: ``subset(p, "model", "data.per_class_train")``."""
-    found = {}
-    for name in dotted:
-        value: Any = profile
-        for part in name.split("."):
-            if not is_dataclass(value) or part not in {f.name for f in fields(value)}:
-                raise BadInput(f"profile {profile.name}: expected a key of a profile, found {name!r}")
-            value = getattr(value, part)
-        found[name] = asdict(value) if is_dataclass(value) else value
-    return found
-
-
-def _read(kind: Any, value: Any, file: str, where: tuple[str, ...]) -> Any:
+def read(kind: Any, value: Any, file: str, where: tuple[str, ...]) -> Any:
     """Turn a YAML value into `kind`, or say which dotted key of which file is not what was expected."""
     expected = _describe(kind)
     if get_origin(kind) in (Union, types.UnionType):  # only ever "X or None"
         if value is None:
             return None
         kind = get_args(kind)[0]
+    if kind is Any:
+        return value
     if is_dataclass(kind):
         return _read_record(kind, value, file, where)
     origin, options = get_origin(kind), get_args(kind)
     if origin is tuple and isinstance(value, list):
-        return tuple(_read(options[0], item, file, (*where, str(i))) for i, item in enumerate(value))
+        return tuple(read(options[0], item, file, (*where, str(i))) for i, item in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
-        return {str(key): _read(options[1], item, file, (*where, str(key))) for key, item in value.items()}
+        return {str(key): read(options[1], item, file, (*where, str(key))) for key, item in value.items()}
     if origin is Literal and value in options:
         return value
     if kind is float and type(value) is int:
@@ -115,22 +103,29 @@ def _read(kind: Any, value: Any, file: str, where: tuple[str, ...]) -> Any:
     if origin is None and type(value) is kind:  # `type`, not isinstance: true is not the number 1
         return value
     hint = " (YAML wants a dot: 1.0e-4)" if kind is float and isinstance(value, str) else ""
-    raise BadInput(f"{file}: {'.'.join(where)}: expected {expected}, found {value!r}{hint}")
+    raise BadInput(f"{file}: {_dotted(where)}: expected {expected}, found {value!r}{hint}")
 
 
 def _read_record(kind: type, value: Any, file: str, where: tuple[str, ...]) -> Any:
-    """Read a dataclass whose keys must all be there and be the only ones."""
-    here = ".".join(where) or "top level"
+    """Read a dataclass whose keys must all be there and be the only ones, whatever it has as a default."""
     if not isinstance(value, dict):
-        raise BadInput(f"{file}: {here}: expected a mapping, found {value!r}")
+        raise BadInput(f"{file}: {_dotted(where)}: expected a mapping, found {value!r}")
     hints = get_type_hints(kind)
     for key in value:
         if key not in hints:
-            raise BadInput(f"{file}: {'.'.join((*where, str(key)))}: expected one of {', '.join(hints)}; found {key!r}")
-    for key in hints:
+            raise BadInput(f"{file}: {_dotted(where, key)}: expected one of {', '.join(hints)}; found {key!r}")
+    for key, expected in hints.items():
         if key not in value:
-            raise BadInput(f"{file}: {'.'.join((*where, key))}: expected {_describe(hints[key])}, found no such key")
-    return kind(**{key: _read(hints[key], value[key], file, (*where, key)) for key in hints})
+            raise BadInput(f"{file}: {_dotted(where, key)}: expected {_describe(expected)}, found no such key")
+    fields = {key: read(hints[key], value[key], file, (*where, key)) for key in hints}
+    try:
+        return kind(**fields)
+    except BadInput as error:  # it begins with the field
+        raise BadInput(f"{file}: {_dotted(where, error)}") from None
+
+
+def _dotted(where: tuple[str, ...], *key: object) -> str:
+    return ".".join(map(str, (*where, *key)))
 
 
 def _describe(kind: Any) -> str:
@@ -144,22 +139,3 @@ def _describe(kind: Any) -> str:
         return "a list"
     return words.get(kind, "a mapping")
 
-
-def _check(profile: Profile, file: str) -> None:
-    """What types cannot say."""
-    tasks, recipe_ = set(profile.data.tasks), profile.finetune
-    rules = {
-        "data.tasks": (len(tasks) == len(profile.data.tasks) > 0, "at least one task and each once"),
-        "seeds": (len(profile.seeds) > 0, "at least one seed"),
-        "workers": (profile.workers > 0, "at least 1"),
-        "mtil.order": (sorted(order(profile)) == sorted(tasks), "nothing or a permutation of data.tasks"),
-        "mtil.k": (profile.mtil.k >= 0, "at least 0"),
-        "finetune.lr_by_task": (tasks.issuperset(recipe_.lr_by_task), "only tasks of data.tasks"),
-        "finetune.batch": (recipe_.batch > 0, "at least 1"),
-        "finetune.warmup": (0 <= recipe_.warmup <= recipe_.steps, "between 0 and finetune.steps"),
-        "finetune.classes": (recipe_.classes is None or recipe_.classes > 1, "null or at least 2"),
-        "finetune.scale_min": (0 < recipe_.scale_min <= 1, "above 0 and at most 1"),
-    }
-    for key, (holds, expected) in rules.items():
-        if not holds:
-            raise BadInput(f"{file}: {key}: expected {expected}, found {subset(profile, key)[key]!r}")

@@ -1,11 +1,15 @@
-"""What a profile holds: one frozen dataclass for each section of its YAML file (`profiles` reads them).
+"""What a profile holds: one frozen dataclass for each section of its YAML file (`load` reads them).
 
-Every field is required and every number of an experiment is here, so the YAML files are the whole list of settings.
+Every field has to be said and every number of an experiment is here, so the YAML files are the whole list of settings.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from clipmerge.clip import adapt, finetune
+from clipmerge.clip.device import Compute
+from clipmerge.errors import expect
 
 
 @dataclass(frozen=True)
@@ -18,20 +22,13 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Finetune:
-    """The recipe of one expert: AdamW, linear warm-up, cosine to zero, label smoothing, random resized crops."""
+class TaskRates:
+    """Learning rates of single tasks, by the way of tuning, where a task has another than all."""
 
-    steps: int
-    batch: int
-    lr: float
-    lr_by_task: Mapping[str, float] = field(hash=False)
-    warmup: int
-    label_smoothing: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    scale_min: float  # smallest area of a random crop, as a fraction of the image
-    classes: int | None  # that one step tells apart, at most (None: all of the task's)
+    finetune: Mapping[str, float] = field(hash=False)
+    lora: Mapping[str, float] = field(hash=False)
+    few_shot: Mapping[str, float] = field(hash=False)
+    few_shot_lora: Mapping[str, float] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -46,13 +43,12 @@ class Mtil:
 
 @dataclass(frozen=True)
 class Lora:
-    """LoRA on the MLP linears: rank, spread of the initial factors A and B, learning rates; the rest as `Finetune`."""
+    """LoRA on the MLP linears: rank, spread of the initial factors A and B, rate; the rest as `Profile.finetune`."""
 
     rank: int
     sd_a: float
     sd_b: float
     lr: float
-    lr_by_task: Mapping[str, float] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -62,9 +58,7 @@ class FewShot:
     shots: int
     steps: int
     lr: float
-    lr_by_task: Mapping[str, float] = field(hash=False)
     lora_lr: float
-    lora_lr_by_task: Mapping[str, float] = field(hash=False)
     session_seeds: tuple[int, ...]
     session_methods: tuple[str, ...]
     methods: tuple[str, ...]
@@ -72,46 +66,24 @@ class FewShot:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """The contrastive pretraining that notebook 02 runs."""
+    """What notebook 02 changes in the shipped weights' recipe (`pretrain.recipe`) to run it shortened."""
 
     steps: int
     batch: int
     lr: float
     warmup: int
-    weight_decay: float
-    seed: int
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """The methods ConDU is compared with (`baselines.METHODS` or some of them), and the orders it is tried in."""
+    """The methods ConDU is compared with (by the names of `condu.contract`), and the orders it is tried in."""
 
     methods: tuple[str, ...]
-    seeds: tuple[int, ...]  # of sequential baselines and MoE-Adapters; RAIL and joint have `Profile.seeds`
-    temperature: float  # of distillation: LwF, LwF-VR, iCaRL, ZSCL
-    l2: float  # λ of weight consolidation (alone, and in ZSCL)
-    wise: float  # share of the new weights (WiSE-FT)
-    sentences: int  # of random tokens (LwF-VR)
-    memory: int  # exemplars in all (iCaRL)
-    reference_images: int  # of the pretraining pool (ZSCL)
-    reference_texts: int
-    ensemble_every: int  # steps between weights that are averaged (ZSCL)
-    rail_width: int  # random features
-    rail_ridge: float
-    rail_fusion: float  # share of the regression; the rest is zero-shot
-    moe_experts: int  # in each block of either tower
-    moe_rank: int
-    gate_code: int  # width of the autoencoder's code
-    gate_steps: int
-    gate_quantile: float  # of a task's validation images that its autoencoder must recognise
+    seeds: tuple[int, ...]  # of methods that train a chain of their own; the others have `Profile.seeds`
+    options: Mapping[str, Mapping[str, Any]] = field(hash=False)  # by method; its defaults: the literature
     random_orders: int
     order_seeds: tuple[int, ...]
     continual_orders: tuple[str, ...]  # orders in which continual fine-tuning is run besides ConDU
-
-
-    @property
-    def options(self):  # TEMPORARY until the profiles are merged
-        return {"l2": {"strength": self.l2}, "lwf": {"temperature": self.temperature}, "lwf-vr": {"temperature": self.temperature, "sentences": self.sentences}, "icarl": {"temperature": self.temperature, "memory": self.memory}, "wise-ft": {"share": self.wise}, "zscl": {"temperature": self.temperature, "strength": self.l2, "every": self.ensemble_every, "images": self.reference_images, "texts": self.reference_texts}, "rail": {"width": self.rail_width, "ridge": self.rail_ridge, "fusion": self.rail_fusion}, "moe-adapters": {"experts": self.moe_experts, "rank": self.moe_rank, "code": self.gate_code, "steps": self.gate_steps, "quantile": self.gate_quantile}}
 
 
 @dataclass(frozen=True)
@@ -149,24 +121,15 @@ class Costly:
 class Temporal:
     """TIME: streams of (dataset, class) pairs, one recipe for every task, replay, evaluation.
 
-    `steps` is the budget of a whole stream, split evenly over its tasks.
+    A stream of another number of tasks has the same `budget` and splits it evenly.
     """
 
     adaptation: tuple[str, ...]  # datasets the stream is made of
     heldout: tuple[str, ...]  # datasets that measure what is left of zero-shot ability
     tasks: int
-    steps: int
-    batch: int
-    lr: float
-    warmup: float  # share of a task's steps
-    floor: float  # of the learning rate, where the cosine ends
-    weight_decay: float
-    clip_norm: float
-    betas: tuple[float, ...]
-    scale_min: float  # as in `Finetune`
+    recipe: adapt.Recipe  # of one of these tasks
+    scale_min: float  # as in `finetune.Recipe`
     mixture: tuple[float, ...]  # pretraining, update, buffer
-    ema_weight: float  # of the newcomer in a fold
-    fold_start: Literal["base", "first"]
     subset_adaptation: int  # test images a set that are graded after every task
     subset_heldout: int
     models: tuple[str, ...]  # of the scaling figures, small to large; likewise what follows
@@ -174,6 +137,11 @@ class Temporal:
     task_counts: tuple[int, ...]
     scale_seeds: tuple[int, ...]
     one_seed: Costly
+
+    @property
+    def budget(self) -> int:
+        """Optimiser steps of a whole stream."""
+        return self.tasks * self.recipe.steps
 
 
 @dataclass(frozen=True)
@@ -219,11 +187,10 @@ class Profile:
     width_models: tuple[str, ...]
     seeds: tuple[int, ...]
     width_seeds: tuple[int, ...]
-    workers: int
-    device: Literal["auto", "cpu", "cuda", "mps"]
-    autocast: Literal["none", "bf16"]
+    compute: Compute
     data: Data
-    finetune: Finetune
+    finetune: finetune.Recipe
+    lr_by_task: TaskRates
     mtil: Mtil
     inference: Inference
     baselines: Baselines
@@ -236,8 +203,15 @@ class Profile:
     triggers: Triggers
     cost: Cost
 
-    @property
-    def compute(self):  # TEMPORARY
-        from clipmerge.clip.device import Compute
-
-        return Compute(self.device, self.autocast, "auto", self.workers, 1)
+    def __post_init__(self) -> None:
+        """What types cannot say."""
+        tasks = set(self.data.tasks)
+        rules = {
+            "data.tasks": (len(tasks) == len(self.data.tasks) > 0, "at least one task and each once"),
+            "seeds": (len(self.seeds) > 0, "at least one seed"),
+            "mtil.order": (sorted(self.mtil.order or tasks) == sorted(tasks), "nothing or a permutation of data.tasks"),
+            "mtil.k": (self.mtil.k >= 0, "at least 0"),
+        }
+        for way, rates in vars(self.lr_by_task).items():
+            rules[f"lr_by_task.{way}"] = (tasks.issuperset(rates), "only tasks of data.tasks")
+        expect(self, rules)

@@ -5,7 +5,6 @@ Nothing is measured with a clock: operations are counted, and memory is what mus
 pass (weights, gradients, AdamW's moments, tensors saved for the backward pass), so every machine gives the same table.
 """
 
-import logging
 from collections.abc import Callable
 
 import open_clip
@@ -26,7 +25,7 @@ SCHEMES: dict[str, Callable[[str], bool]] = {
     "LNFit": lambda name: ".ln_" in name or name.startswith("ln_"),
     "BitFit": lambda name: name.endswith("bias"),
 }  # which parameters train
-COLUMNS = {
+PUBLISHED = {
     "per-task GFlops": "gflops",
     "memory multiplier": "memory factor",
     "per-task MAFs": "maf",
@@ -66,24 +65,20 @@ def table(name: str, batch: int, budget_steps: int, tokens: Tensor | None = None
     `name` is an architecture of open_clip; `tokens` [n, length] says how long texts are (default: the whole context).
     """
     with torch.device("meta"):
-        logging.disable(logging.WARNING)  # open_clip warns that there are no weights, which is the point
-        try:
-            model = open_clip.create_model(name.partition("/")[0], device="meta").train()
-        finally:
-            logging.disable(logging.NOTSET)
-        size = model.visual.image_size
-        images = torch.zeros(batch, 3, *(size if isinstance(size, tuple) else (size, size)))
-        text = torch.zeros(batch, model.context_length if tokens is None else tokens.shape[1], dtype=torch.int64)
-    if text.shape[1] < model.context_length:
-        model.attn_mask = model.attn_mask[: text.shape[1], : text.shape[1]]
-        model.positional_embedding = nn.Parameter(model.positional_embedding[: text.shape[1]].detach())
-    counted = {scheme: cost(model, images, text, scheme) for scheme in SCHEMES}
-    budget, peak = counted["full-ft"][0] * budget_steps, counted["full-ft"][1]
-    found = {}
-    for scheme, (gflops, mb) in counted.items():
-        maf = gflops * mb / peak
-        found[scheme] = {"gflops": gflops, "memory factor": mb / peak, "maf": maf, "steps": float(int(budget / maf))}
-    return found
+        model = open_clip.CLIP(**open_clip.get_model_config(name.partition("/")[0]))
+        images = torch.zeros(batch, 3, *model.visual.image_size)
+        length = model.context_length if tokens is None else tokens.shape[1]
+        texts = torch.zeros(batch, length, dtype=torch.int64)
+    model.attn_mask = model.attn_mask[:length, :length]
+    model.positional_embedding = nn.Parameter(model.positional_embedding[:length].detach())
+    counted = {scheme: cost(model, images, texts, scheme) for scheme in SCHEMES}
+    whole, peak = counted["full-ft"]
+    rows = {}
+    for scheme, (gflops, memory) in counted.items():
+        maf = gflops * memory / peak
+        steps = float(int(whole * budget_steps / maf))
+        rows[scheme] = {"gflops": gflops, "memory factor": memory / peak, "maf": maf, "steps": steps}
+    return rows
 
 
 def captions(name: str) -> Tensor:
@@ -97,17 +92,18 @@ def rows(profile: Profile, names: list[str]) -> pd.DataFrame:
     """Tidy rows of `table` for nano models (`profile`'s batch and budget) and open_clip's (batch 512, 28,400 steps)."""
     frames = []
     for name in names:
-        nano = name in models.NANO
-        batch, steps = (profile.temporal.batch, profile.temporal.steps) if nano else (512, 28_400)
-        for scheme, values in table(name, batch, steps, captions(name) if nano else None).items():
-            for metric, value in values.items():
-                fixed = {"method": scheme, "metric": metric, "seed": None, "model": name, "batch": batch}
-                frames.append(results.rows({"all": value}, **fixed))
-    return pd.concat(frames, ignore_index=True)
+        batch, steps, tokens = 512, 28_400, None
+        if name in models.NANO:
+            batch, steps, tokens = profile.temporal.recipe.batch, profile.temporal.budget, captions(name)
+        for scheme, values in table(name, batch, steps, tokens).items():
+            columns = {"method": scheme, "task": "all", "seed": None, "n": None, "source": "ours"}
+            records = [columns | {"metric": metric, "value": value} for metric, value in values.items()]
+            frames.append(pd.DataFrame(records).assign(model=name, batch=batch))
+    return results.tidy(pd.concat(frames, ignore_index=True))
 
 
 def reported() -> pd.DataFrame:
     """The published budget table (ViT-B/16, batch 512) in the same columns."""
-    found = results.reported("compute budget ViT-B/16 batch 512")
-    found = found[found.metric.isin(COLUMNS)].assign(model="ViT-B-16", batch=512)
-    return found.assign(metric=found.metric.map(COLUMNS))[[*results.COLUMNS, "model", "batch"]].reset_index(drop=True)
+    printed = results.reported("compute budget ViT-B/16 batch 512")
+    table = printed[printed.metric.isin(PUBLISHED)].assign(model="ViT-B-16", batch=512)
+    return table.assign(metric=table.metric.map(PUBLISHED))[[*results.COLUMNS, "model", "batch"]].reset_index(drop=True)

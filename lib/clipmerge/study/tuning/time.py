@@ -35,10 +35,9 @@ def run(profile: Profile, rates: Sequence[float], budgets: Sequence[int], seed: 
     for steps in budgets:
         for rate in rates:
             tried = trial(profile, rate, steps)
-            fixed = {"profile": tried, "seed": seed, "held_out": HELD_OUT}
-            stream = streams.make(tried, seed=seed)
-            reference = loop.plan(stream, "ft", "ft", every=0, **fixed)
-            rows = loop.collect([reference, loop.zero_shot(stream, **fixed)])
+            setting = loop.Setting(tried, streams.make(tried, seed=seed), seed, held_out=HELD_OUT)
+            reference = loop.plan(setting, loop.Strategy("ft", "ft"), every=0)
+            rows = loop.collect([reference, loop.zero_shot(setting)])
             frames.append(rows[(rows.task == "mean") & (rows.images == "full")].assign(lr=rate, steps=steps))
     kept = ["method", "task", "metric", "seed", "value", "n", "source", "model", "tasks", "steps", "lr"]
     return pd.concat(frames, ignore_index=True)[kept]

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from clipmerge import files
 from clipmerge.clip import models
 from clipmerge.merge import condu
-from clipmerge.study.analysis import stacking, storage, timing
+from clipmerge.study.analysis import resources, stacking, timing
 from clipmerge.study.condu import sessions
 
 
@@ -48,19 +49,20 @@ def test_bytes_by_formula_are_the_bytes_of_a_saved_session(tmp_path):
     drawn = [{key: torch.randn(shape) for key, shape in shapes.items()} for _ in range(3)]
     sessions.save(tmp_path / "session.safetensors", condu.unify(drawn))
     sizes = [35, 9, 1]
-    assert storage.mask(sizes) == 5 + 2 + 1
-    assert storage.payload(tmp_path / "session.safetensors") == storage.condu(sizes, tasks=3) == 4 * 45 + 3 * 8
-    assert storage.expert(sizes) == 4 * 45 and storage.prototypes(10, 64) == 2560
+    saved = files.load_tensors(tmp_path / "session.safetensors")
+    assert resources.condu(sizes, tasks=3) == sum(tensor.nbytes for tensor in saved.values())
+    assert resources.condu(sizes, tasks=3) == 4 * 45 + 3 * (5 + 2 + 1)
+    assert resources.expert(sizes) == 4 * 45 and resources.prototypes(10, 64) == 2560
 
 
 def test_bytes_of_the_papers_model():
     sizes = [149_620_736]  # ViT-B/16; one tensor, which differs from many by the padding of each to a byte
-    assert storage.expert(sizes) / 1e6 == pytest.approx(598, abs=1)
-    assert storage.mask(sizes) / 1e6 == pytest.approx(18.7, abs=0.1)
-    assert storage.condu(sizes, 11) / 1e9 == pytest.approx(0.80, abs=0.01)
+    assert resources.expert(sizes) / 1e6 == pytest.approx(598, abs=1)
+    assert (resources.condu(sizes, 1) - resources.expert(sizes)) / 1e6 == pytest.approx(18.7, abs=0.1)
+    assert resources.condu(sizes, 11) / 1e9 == pytest.approx(0.80, abs=0.01)
     towers = {f"{tower}.{i}.mlp.{w}.weight": (d, 4 * d) for tower, d in (("visual", 768), ("text", 512))
               for i in range(12) for w in ("c_fc", "c_proj")}  # fmt: skip
-    assert storage.lora(towers, 64) / 4 == pytest.approx(9.83e6, rel=0.001)
+    assert resources.lora(towers, 64) / 4 == pytest.approx(9.83e6, rel=0.001)
 
 
 def test_peak_counts_what_lives_at_once():
