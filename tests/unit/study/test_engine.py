@@ -109,7 +109,7 @@ def _meet(job):
     return job.name, os.getpid()
 
 
-def test_order_is_that_of_the_jobs_and_progress_counts(tmp_path):
+def test_order_is_that_of_the_jobs(tmp_path):
     """The first job ends only when the last has started."""
     jobs = [SimpleNamespace(name=name, mark=tmp_path / name, others=[]) for name in "abcde"]
     jobs[0].others = [jobs[4].mark]
