@@ -28,8 +28,8 @@ def draw(rows: pd.DataFrame) -> Figure:
         looks = figures.looks(methods)
         for k, method in enumerate(methods):
             part = accuracy[accuracy.method == method]
-            named = part.model != ""
-            mine = part[~named | [own(name, tasks) == task for name, task in zip(part.model, part.task, strict=True)]]
+            pairs = zip(part.model, part.task, strict=True)
+            mine = part[[name == "" or own(name, tasks) == task for name, task in pairs]]
             heights = mine.set_index("task").value.reindex(tasks).to_numpy(float)
             places = np.arange(len(tasks)) + (k - (len(methods) - 1) / 2) * 0.8 / len(methods)
             left.bar(places, heights, 0.8 / len(methods), color=looks[method]["color"], label=method)
@@ -52,7 +52,9 @@ def _matrix(axis: plt.Axes, decoupled: pd.DataFrame, kept: pd.DataFrame, tasks: 
             axis.text(j, i, said, ha="center", va="center", color="white" if value < 55 else "black", fontsize=7)
     axis.set_xticks(range(len(tasks)), tasks)
     axis.set_yticks(range(len(names)), names)
-    axis.set_title("decoupled expert (row) on task (column)")
+    axis.set_title("decoupled expert on task")
+    axis.set_ylabel("expert")
+    axis.set_xlabel("task")
 
 
 def save(source: Path, out: Path) -> None:

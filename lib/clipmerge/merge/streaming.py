@@ -172,10 +172,9 @@ def merge(
         first, middle, last = opened[0], opened[1 : 1 + len(tuned)], opened[1 + len(tuned) :]
         for span in check_buffers(theta, tuned, opened[: 1 + len(tuned)]):
             put(*span[:2], first(*span))
-        also = {name: [alias for alias, first in tied.items() if first == name] for name in layout}
 
         def emit(name: str, start: int, merged: np.ndarray) -> None:
-            for place in (name, *also[name]):
+            for place in (name, *(alias for alias, same in tied.items() if same == name)):
                 put(place, start, merged)
 
         models = Models(layout, first, middle, [expert.label for expert in tuned], last)

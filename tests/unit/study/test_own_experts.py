@@ -10,7 +10,8 @@ from PIL import Image
 from clipmerge import files
 from clipmerge.cli import main
 from clipmerge.clip import evaluate, hub, models, prompts
-from clipmerge.study import own_experts, results
+from clipmerge.errors import BadInput
+from clipmerge.study import own_data, own_experts, results
 
 NAME = "nano-xs"
 COLOURS = {"red_square": (220, 30, 30), "green_square": (30, 200, 30), "blue_square": (30, 30, 220)}
@@ -57,7 +58,7 @@ def test_every_row_is_there_and_right(place, tmp_path, capsys):
     assert counts == single | {"experts": 4, "decoupled": 4}
     assert set(accuracy[accuracy.task != "mean"].n) == {"12"}
     model = models.create(NAME, place / "squares.safetensors")
-    task = own_experts.task(str(place / "data" / "squares"))
+    task = own_data.task(str(place / "data" / "squares"))
     head = prompts.head(model, NAME, task.classes, task.templates)
     images = torch.cat(list(task.test.batches(32)))
     expected = evaluate.accuracy(evaluate.features(model, images) @ head.T, task.test.labels)
@@ -67,7 +68,8 @@ def test_every_row_is_there_and_right(place, tmp_path, capsys):
     assert sorted(kept.model) == ["squares", "walls"] and (kept.model == kept.task).all()
     assert "routed" in capsys.readouterr().out
     assert main(["figure", str(tmp_path / "r.csv")]) == 0
-    assert Image.open(tmp_path / "r.png").size[0] > 500
+    with Image.open(tmp_path / "r.png") as picture:
+        assert picture.size[0] > 500
     assert main(["figure", str(tmp_path / "r.csv")]) == 2  # the picture is there already
     assert "--force" in capsys.readouterr().err
 
@@ -104,7 +106,7 @@ def test_a_base_without_config_needs_a_model(place, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "task"),
-    [("clip-vit-base-patch32_mnist", "MNIST"), ("dtd", "DTD"), ("kmnist", None), ("a-kmnist", "KMNIST")],
+    [("clip-vit-base-patch32_mnist", "MNIST"), ("dtd", "DTD"), ("kmnist", "KMNIST"), ("a-kmnist", "KMNIST")],
 )
 def test_whose_task_it_is(name, task):
     assert own_experts.own(name, ["MNIST", "KMNIST", "DTD"]) == task
@@ -115,11 +117,11 @@ def test_folders_of_images_are_read_as_clip_does(tmp_path):
     wide = np.zeros((32, 64, 3), np.uint8)
     wide[:, 16:48] = 200
     Image.fromarray(wide).save(tmp_path / "t" / "a" / "x.png")
-    (image,) = next(own_experts.task(str(tmp_path / "t")).test.batches(32))
+    (image,) = next(own_data.task(str(tmp_path / "t")).test.batches(32))
     assert image.shape == (32, 32, 3) and image.min() == 200  # the middle of it
     (tmp_path / "t" / "a" / "y.jpg").write_bytes(b"no image")
-    with pytest.raises(own_experts.BadInput, match="y.jpg: expected an image"):
-        list(own_experts.task(str(tmp_path / "t")).test.batches(32))
+    with pytest.raises(BadInput, match="y.jpg: expected an image"):
+        list(own_data.task(str(tmp_path / "t")).test.batches(32))
     (tmp_path / "t" / "b").mkdir()
-    with pytest.raises(own_experts.BadInput, match="expected a folder for every class"):
-        own_experts.task(str(tmp_path / "t" / "b"))
+    with pytest.raises(BadInput, match="expected a folder for every class"):
+        own_data.task(str(tmp_path / "t" / "b"))
