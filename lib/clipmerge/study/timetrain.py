@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from clipmerge.clip import adapt, replay
+from clipmerge.clip.pairs import Pairs
 from clipmerge.study import experts
 
 
@@ -17,7 +18,7 @@ def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     buffer = replay.source(data, config["buffer"], config["held_out"]) if config["buffer"] else None
     sizes = tuple(config["sizes"])
 
-    def batch(generator: torch.Generator) -> replay.Batch:
+    def batch(generator: torch.Generator) -> Pairs:
         return replay.mixed(sizes, update, buffer, config["scale_min"], generator)
 
     log = adapt.adapt(model, config["model"], batch, adapt.Recipe(**config["recipe"]), seed, config["number"])
