@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from clipmerge.clip import models, pretrain, training
-from clipmerge.clip.replay import Batch
+from clipmerge.clip.pairs import Pairs
 from clipmerge.errors import expect
 
 TASKS = 10_000  # more tasks than any stream has: seeds of (seed, task) never meet
@@ -38,7 +38,7 @@ class Recipe:
 def adapt(
     model: nn.Module,
     name: str,
-    batch: Callable[[torch.Generator], Batch],
+    batch: Callable[[torch.Generator], Pairs],
     recipe: Recipe,
     seed: int = 0,
     task: int = 0,

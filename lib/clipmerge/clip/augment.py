@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from clipmerge.clip.pool import Pool
@@ -95,3 +95,25 @@ def images(
     layers = warp(torch.cat([colour * alpha, alpha], 1), bend, generator)
     flat = layers[:, :3] + (1 - layers[:, 3:]) * paper
     return (finish(flat, generator) * 255).round().to(torch.uint8)
+
+
+def jitter(
+    images: UInt8[Tensor, "n size size 3"], mirrors: Bool[Tensor, " n"], generator: torch.Generator
+) -> UInt8[Tensor, "n 3 size size"]:
+    """Photographs and scans as slightly different ones: shift, scale, a small rotation, brightness and contrast.
+
+    Half of the images that `mirrors` allows are mirrored. What comes in from outside repeats the border.
+    """
+    n = len(images)
+    angle = uniform((n,), -0.12, 0.12, generator)
+    scale = uniform((n, 2), -0.05, 0.05, generator) + uniform((n, 1), 0.85, 1.1, generator)
+    shift = uniform((n, 2), -0.08, 0.08, generator)
+    side = torch.where(mirrors & (torch.rand(n, generator=generator) < 0.5), -1.0, 1.0)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    rows = [[cos * scale[:, 0] * side, -sin * scale[:, 1], shift[:, 0]]]
+    rows += [[sin * scale[:, 0] * side, cos * scale[:, 1], shift[:, 1]]]
+    grid = F.affine_grid(torch.stack([torch.stack(row, 1) for row in rows], 1), [n, 1, SIZE, SIZE], align_corners=False)
+    image = images.permute(0, 3, 1, 2).float() / 255
+    image = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    image = image * uniform((n, 1, 1, 1), 0.85, 1.15, generator) + uniform((n, 1, 1, 1), -0.06, 0.06, generator)
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8)

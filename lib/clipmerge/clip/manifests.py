@@ -59,6 +59,7 @@ class Manifest:
     digest: str
     mirrors: bool = False
     caveat: str = ""
+    web: Mapping | None = None
     options: Mapping = field(default_factory=dict)
 
 

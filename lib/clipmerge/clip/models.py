@@ -31,9 +31,9 @@ open_clip.add_model_config(CONFIGS)
 def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) -> nn.Module:
     """A CLIP model in evaluation mode, where `device.here` says.
 
-    `spec` is a nano model (``nano-s``) or an open_clip architecture and weights tag (``ViT-B-16-quickgelu/openai``).
-    `pretrained` is "default" for the weights that belong to it, the path of a safetensors state dict, or None for
-    random weights drawn from `seed`.
+    `spec` is a nano model (``nano-s``, or ``nano-s/web`` for other weights of it) or an open_clip architecture and
+    weights tag (``ViT-B-16-quickgelu/openai``). `pretrained` is "default" for the weights that belong to it, the path
+    of a safetensors state dict, or None for random weights drawn from `seed`.
     """
     name, _, tag = spec.partition("/")
     if name not in NANO and name not in open_clip.list_models():
@@ -43,30 +43,36 @@ def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) 
     if tag == "openai" and "quickgelu" not in name:
         # OpenAI's weights were trained with QuickGELU; under GELU they load without a word and score lower
         raise BadInput(f"model {spec!r}: OpenAI weights expect QuickGELU, that is '{name}-quickgelu/openai'")
+    theirs = pretrained == "default" and name not in NANO  # weights that open_clip fetches
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         logging.disable(logging.WARNING)  # open_clip warns that weights are random before ours are loaded
         try:
-            model = open_clip.create_model(name, pretrained=tag if pretrained == "default" and tag else None)
+            model = open_clip.create_model(name, pretrained=tag if theirs else None)
             if name in NANO:
                 towers.lean(model.visual.transformer)
                 towers.lean(model.transformer)
         finally:
             logging.disable(logging.NOTSET)
-    if pretrained is not None and (pretrained != "default" or not tag):
-        path = weights(name) if pretrained == "default" else Path(pretrained)
+    if pretrained is not None and not theirs:
+        path = weights(spec) if pretrained == "default" else Path(pretrained)
         load(model, files.load_tensors(path), source=str(path))
     return model.eval().to(device.here())
 
 
-def weights(name: str) -> Path:
+def stem(spec: str) -> str:
+    """File name of a nano model's weights, without suffix: ``nano-s`` for itself, ``nano-s-web`` for ``nano-s/web``."""
+    return spec.strip("/").replace("/", "-")
+
+
+def weights(spec: str) -> Path:
     """The committed weights of a nano model, checked against the sha256 of their manifest."""
     folder = paths.manifests() / "weights"
-    manifest = folder / f"{name}.json"
+    manifest = folder / f"{stem(spec)}.json"
     if not manifest.exists():
         raise BadInput(f"{manifest}: expected a weights manifest (made by `make pretrain`), found none")
     expected = files.read_json(manifest)["sha256"]
-    path = folder / f"{name}.safetensors"
+    path = folder / f"{stem(spec)}.safetensors"
     found = _sha256(path, path.stat().st_mtime_ns) if path.exists() else "no file"
     if found != expected:
         raise BadInput(f"{path}: expected sha256 {expected}, found {found}")

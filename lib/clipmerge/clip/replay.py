@@ -5,15 +5,17 @@ uniformly over *images*, as in the paper, so a class with more images is met mor
 """
 
 import functools
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
-from clipmerge.clip import augment, finetune, pool, pretrain, prompts
+from clipmerge.clip import finetune, pairs, pool, prompts
 from clipmerge.clip.datasets import Dataset
+from clipmerge.clip.pairs import Pairs
 from clipmerge.errors import BadInput
 from clipmerge.merge.registry import Number
 
@@ -26,15 +28,6 @@ class Source:
 
     datasets: tuple[Dataset, ...]
     where: Int64[Tensor, "n 2"]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Image–caption pairs; pairs of the same name are matches of one another."""
-
-    images: UInt8[Tensor, "n 3 h w"]
-    captions: list[str]
-    names: list[str]
 
 
 def source(datasets: Mapping[str, Dataset], classes: Classes) -> Source:
@@ -72,7 +65,7 @@ def counts(batch: int, mixture: Sequence[Number], has_past: bool) -> tuple[int, 
     return pretraining, batch - pretraining - buffer, buffer
 
 
-def draw(origin: Source, count: int, scale_min: float, generator: torch.Generator) -> Batch:
+def draw(origin: Source, count: int, scale_min: float, generator: torch.Generator) -> Pairs:
     """`count` random pairs of a source, images cropped at random."""
     rows = origin.where[torch.randint(len(origin.where), (count,), generator=generator)].tolist()
     images = torch.stack([origin.datasets[number].train_images[row] for number, row in rows])
@@ -83,14 +76,14 @@ def draw(origin: Source, count: int, scale_min: float, generator: torch.Generato
         name = data.classes[data.train_labels[row]]
         captions += prompts.fill(data.templates[int(die * len(data.templates))], [name])
         names.append(name.lower())  # the tokenizer knows no capitals either
-    return Batch(finetune.crop(images, scale_min, generator), captions, names)
+    return Pairs(finetune.crop(images, scale_min, generator), captions, names)
 
 
-def pretraining(count: int, generator: torch.Generator) -> Batch:
+def pretraining(count: int, generator: torch.Generator) -> Pairs:
     """`count` pairs as the base was pretrained on."""
     pictures = _pool()
-    index, kinds, names, captions = pretrain.draw(pictures, count, generator)
-    return Batch(augment.images(pictures, index, kinds, generator), captions, [name.lower() for name in names])
+    drawn = pairs.drawings(pictures, count, generator)
+    return replace(drawn, names=[name.lower() for name in drawn.names])
 
 
 @functools.cache
@@ -100,12 +93,10 @@ def _pool() -> pool.Pool:
 
 def mixed(
     sizes: tuple[int, int, int], update: Source, buffer: Source | None, scale_min: float, generator: torch.Generator
-) -> Batch:
+) -> Pairs:
     """One batch with `sizes` (pretraining, update, buffer) pairs; `buffer` may be None where its size is 0."""
     parts = [pretraining(sizes[0], generator)] if sizes[0] else []
     parts.append(draw(update, sizes[1], scale_min, generator))
     if sizes[2]:
         parts.append(draw(buffer, sizes[2], scale_min, generator))
-    images = torch.cat([part.images for part in parts])
-    captions = [text for part in parts for text in part.captions]
-    return Batch(images, captions, [name for part in parts for name in part.names])
+    return functools.reduce(operator.add, parts)

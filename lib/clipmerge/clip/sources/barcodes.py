@@ -32,7 +32,7 @@ def _picture(rng: random.Random, rule: Mapping, tilt: float) -> Image.Image:
 
 def symbologies(manifest: Manifest) -> Decoded:
     """Payloads are drawn afresh for every image, so train and test share none."""
-    options, rng = manifest.options, random.Random(0)
+    options, rng = manifest.options, random.Random(manifest.options.get("seed", 0))
     decoded = Decoded(tuple(options["symbologies"]))
     for label, rule in enumerate(options["symbologies"].values()):
         for i in range(options["train_per_class"] + options["test_per_class"]):

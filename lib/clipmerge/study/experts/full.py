@@ -50,7 +50,7 @@ def dataset(config: Mapping) -> datasets.Dataset:
 
 def base_inputs(model: str) -> dict[str, Path]:
     """The weights file a step on `model` depends on; weights that open_clip fetches are named by the tag instead."""
-    return {"base": models.weights(model)} if model in models.NANO else {}
+    return {"base": models.weights(model)} if model.partition("/")[0] in models.NANO else {}
 
 
 def step(
