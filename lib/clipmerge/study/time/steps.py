@@ -14,6 +14,7 @@ from torch import Tensor
 from clipmerge import files
 from clipmerge.clip import adapt, evaluate, manifests, models, prompts, replay
 from clipmerge.clip.datasets import Dataset
+from clipmerge.clip.pairs import Pairs
 from clipmerge.merge import deltas, techniques
 from clipmerge.merge.lines import Lines
 from clipmerge.study import experts
@@ -30,7 +31,7 @@ def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     buffer = replay.source(data, config["buffer"]) if config["buffer"] else None
     sizes = tuple(config["sizes"])
 
-    def batch(generator: torch.Generator) -> replay.Batch:
+    def batch(generator: torch.Generator) -> Pairs:
         return replay.mixed(sizes, update, buffer, config["scale_min"], generator)
 
     log = adapt.adapt(model, config["model"], batch, adapt.Recipe(**config["recipe"]), seed, config["number"])
