@@ -72,5 +72,9 @@ def here() -> torch.device:
 
 def autocast() -> AbstractContextManager:
     """The precision of forward passes: fp32, or bf16 where the profile says so."""
-    device, precision = _here.get()
-    return nullcontext() if precision == "none" else torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(here().type, dtype=torch.bfloat16) if narrow() else nullcontext()
+
+
+def narrow() -> bool:
+    """Whether forward passes are narrower than fp32."""
+    return _here.get()[1] != "none"

@@ -158,8 +158,8 @@ def encode_text(model: nn.Module, tokens: Int64[Tensor, "n context"], pieces: in
 
 
 def _unit(features: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    """Unit length, in fp32 again where a forward pass was narrower."""
-    return F.normalize(features.float() if features.dtype == torch.bfloat16 else features, dim=-1)
+    """Unit length, in fp32 again where the profile made a forward pass narrower."""
+    return F.normalize(features.float() if device.narrow() else features, dim=-1)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from clipmerge import files
-from clipmerge.clip import evaluate, models, prompts
+from clipmerge.clip import device, evaluate, models, prompts
 from clipmerge.clip.datasets import Dataset
 from clipmerge.merge import deltas
 from clipmerge.study import experts, profiles, results
@@ -77,7 +77,8 @@ def run(profile: Profile) -> pd.DataFrame:
 def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: logits of some tasks' test images by their decoupled experts, in one way."""
     way = Way(**config["way"])
-    jobs = [(config["model"], task, number, str(inputs["session"]), way) for number, task in config["tasks"]]
+    fixed = (config["model"], config["compute"], str(inputs["session"]), way)
+    jobs = [(task, number, *fixed) for number, task in config["tasks"]]
     backend = "processes" if way.processes else "serial"
     found = scheduler.map(_logits, jobs, workers=max(1, way.processes), backend=backend)
     names = [task["task"] for _, task in config["tasks"]]
@@ -85,27 +86,28 @@ def read(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
 
 
 def _logits(job: tuple) -> Tensor:
-    name, task, number, session, way = job
+    task, number, name, numerics, session, way = job
     torch.set_num_threads(way.threads)  # the scheduler puts the number back
-    model, data = models.create(name), experts.dataset(task)
     change = sessions.bank({"session": Path(session)})(number)
     if way.delta == "bf16":
         change = {key: value.bfloat16().float() for key, value in change.items()}
-    model.load_state_dict(deltas.apply_delta(model.state_dict(), change))
-    return logits(model, name, data, way)
+    with device.using(numerics):
+        model = models.create(name)
+        model.load_state_dict(deltas.apply_delta(models.state(model), change))
+        return logits(model, name, experts.dataset(task), way)
 
 
 @torch.no_grad()
 def logits(model: nn.Module, name: str, data: Dataset, way: Way) -> Float[Tensor, "n classes"]:
     """100·cos of the test images with the task's own head, computed in one way; fp64 of whatever came out."""
     dtype = torch.float64 if way.model == "fp64" else torch.float32
-    half = torch.autocast("cpu", torch.bfloat16) if way.model == "bf16" else nullcontext()
+    half = torch.autocast(device.here().type, torch.bfloat16) if way.model == "bf16" else nullcontext()
     model = model.to(dtype)
     with half:
         head = prompts.head(model, name, data.classes, data.templates)
         parts = [model.encode_image(models.pixels(x, model).to(dtype)) for x in data.test_images.split(way.batch)]
         z = F.normalize(torch.cat(parts), dim=-1)
-        return (evaluate.SCALE * z @ head.T).double()
+        return (evaluate.SCALE * z @ head.T).double().cpu()
 
 
 def compare(
