@@ -14,18 +14,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from clipmerge import files
-from clipmerge.book import wholedict
 from clipmerge.merge import streaming
+from clipmerge.merge.preflight import workers
+from clipmerge.merge.safefile import writing
 
 CHUNK = 1 << 20
 
 
 def measure(operation: str, implementation: str, count: int, place: Path) -> dict[str, float]:
     """Seconds and peak MB of one operation on `count` experts, in this process."""
-    threads = torch.get_num_threads()
+    threads = workers(None)
     base, experts = place / "base.safetensors", [place / f"expert-{k:02}.safetensors" for k in range(1, count + 1)]
     with tempfile.TemporaryDirectory(dir=place) as folder:
         out, earlier = Path(folder, "out"), Path(folder, "earlier")
@@ -46,6 +46,8 @@ def _operation(
     if implementation == "floor":
         return lambda: (read([base, *experts], threads), write(out, base.stat().st_size))
     if implementation == "whole-dict":
+        from clipmerge.book import wholedict  # brings torch
+
         inputs = (base, earlier, experts[-1], out) if operation == "extend" else (base, experts, out)
         return lambda: getattr(wholedict, operation)(*inputs)
     if operation == "unify":
@@ -58,7 +60,8 @@ def _operation(
 def _warm_up(folder: Path) -> None:
     """Compile (or load) the fused loops on two numbers."""
     file = folder / "two.safetensors"
-    files.save_tensors(file, {"w": torch.tensor([1.0, 2.0])})
+    with writing(file, {"w": ((2,), "float32")}) as put:
+        put("w", 0, np.array([1.0, 2.0]))
     streaming.unify(file, [file], folder / "one", rescaler="none")
     streaming.extend(folder / "one", file, file, folder / "two", "second")
     for technique in ("ties", "average"):
