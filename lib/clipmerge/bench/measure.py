@@ -14,17 +14,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from clipmerge import files
-from clipmerge.bench import wholedict
 from clipmerge.merge import streaming
+from clipmerge.merge.preflight import workers
+from clipmerge.merge.safefile import writing
 
 CHUNK = 1 << 20
 
 
 def measure(operation: str, implementation: str, count: int, place: Path) -> dict[str, float]:
-    """Seconds and peak MB of one operation on `count` experts, in this process and on as many threads as torch has."""
+    """Seconds and peak MB of one operation on `count` experts, in this process."""
+    threads = workers(None)
     base = place / "base.safetensors"
     experts = [place / f"expert-{k:02}.safetensors" for k in range(1, count + 1)]
     with tempfile.TemporaryDirectory(dir=place) as folder:
@@ -32,34 +33,39 @@ def measure(operation: str, implementation: str, count: int, place: Path) -> dic
         earlier = Path(folder, "earlier")
         warm_up(Path(folder))
         if operation == "extend":
-            streaming.unify(base, experts[:-1], earlier)
-        read([base, *experts])  # into the page cache
+            streaming.unify(base, experts[:-1], earlier, threads=threads)
+        read([base, *experts], threads)  # into the page cache
         start = time.perf_counter()
-        perform(operation, implementation, base, experts, earlier, out)
+        perform(operation, implementation, base, experts, earlier, out, threads)
         settle(out)
         return {"seconds": round(time.perf_counter() - start, 6), "peak_mb": round(peak_mb(), 1)}
 
 
-def perform(operation: str, implementation: str, base: Path, experts: Sequence[Path], earlier: Path, out: Path) -> None:
+def perform(
+    operation: str, implementation: str, base: Path, experts: Sequence[Path], earlier: Path, out: Path, threads: int
+) -> None:
     """The operation itself: reads `base` and `experts` (``extend``: the last one, and the folder `earlier`)."""
     if implementation == "floor":
-        read([base, *experts])
+        read([base, *experts], threads)
         write(out, base.stat().st_size)
     elif implementation == "whole-dict":
+        from clipmerge.bench import wholedict  # brings torch
+
         plain = getattr(wholedict, operation)
         plain(base, earlier, experts[-1], out) if operation == "extend" else plain(base, experts, out)
     elif operation == "unify":
-        streaming.unify(base, experts, out)
+        streaming.unify(base, experts, out, threads=threads)
     elif operation == "extend":
-        streaming.extend(earlier, experts[-1], base, out)
+        streaming.extend(earlier, experts[-1], base, out, threads=threads)
     else:
-        streaming.merge(operation, base, experts, out)
+        streaming.merge(operation, base, experts, out, threads=threads)
 
 
 def warm_up(folder: Path) -> None:
     """Compile (or load) the fused loops on two numbers."""
     file = folder / "two.safetensors"
-    files.save_tensors(file, {"w": torch.tensor([1.0, 2.0])})
+    with writing(file, {"w": ((2,), "float32")}) as put:
+        put("w", 0, np.array([1.0, 2.0]))
     streaming.unify(file, [file], folder / "one", rescaler="none")
     streaming.extend(folder / "one", file, file, folder / "two", "second")
     for technique in ("ties", "average"):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def measurements(counts: Sequence[int], plain: int, size: int, place: Path, thre
     for count in counts:
         for operation, implementation in _wanted(count, plain, size):
             values = _alone(operation, implementation, count, place, threads)
+            values |= _command(operation, count, place, threads) if implementation == "streaming" else {}
             print(f"{operation:10} {implementation:10} n = {count:2} {values}", file=sys.stderr)
             names = {"method": implementation, "task": operation, "seed": None, "n": count, "source": "ours"}
             names |= {"operation": operation, "implementation": implementation, "experts": count}
@@ -101,6 +103,20 @@ def _alone(operation: str, implementation: str, count: int, place: Path, threads
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     said = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(said.splitlines()[-1])
+
+
+def _command(operation: str, count: int, place: Path, threads: int) -> dict[str, float]:
+    """Seconds of `clipmerge` as a whole process, start and imports included (none for `extend`)."""
+    if operation == "extend":
+        return {}
+    out, models = place / "command-out", [f"expert-{k:02}.safetensors" for k in range(1, count + 1)]
+    words = ["unify"] if operation == "unify" else ["merge", "--technique", operation]
+    options = ["--base", "base.safetensors", "--out", out.name, "--threads", str(threads)]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "clipmerge.cli", *words, *options, *models], cwd=place, check=True)
+    seconds = time.perf_counter() - start
+    shutil.rmtree(out) if out.is_dir() else out.unlink()
+    return {"process_seconds": round(seconds, 3)}
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -141,6 +157,7 @@ def note(rows: pd.DataFrame, model: str, size: int, threads: int) -> str:
         f"{psutil.cpu_count()} cores, {threads} threads.",
         f"unify at n = {n}: {ours:.1f} s, {ours / floor:.1f} times the {floor:.1f} s of reading all and writing one,",
         f"peak {value['unify', 'streaming', n, 'peak_mb']:.0f} MB ({min(peaks):.0f} to {max(peaks):.0f} over all n);",
+        f"as a whole process {value['unify', 'streaming', n, 'process_seconds']:.1f} s;",
     ]
     plain = value.get(("unify", "whole-dict", n, "seconds"))
     if plain:

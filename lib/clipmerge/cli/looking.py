@@ -64,18 +64,21 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
     merges = {"nargs": "*", "default": ["average", "ties"], "choices": list(words.TECHNIQUES), "metavar": "NAME"}
     parser.add_argument("--techniques", **merges, help="merges to compare with (average ties)")
     parser.add_argument("--nearest", type=int, default=1, metavar="K", help="experts that answer an image together (1)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
+    kinds = ("auto", "cpu", "cuda", "mps")
+    parser.add_argument("--device", default="auto", choices=kinds, help="where models run (auto: a GPU if there is one)")
 
 
 def _evaluate(options: Namespace) -> None:
     from clipmerge import files
+    from clipmerge.clip import device
     from clipmerge.merge.preflight import guard
-    from clipmerge.study import own_experts
+    from clipmerge.study.own import experts
 
     out = guard(options.out, [options.unified], options.force)
     asked = ("techniques", "base", "experts", "model", "nearest")
     how = {name: getattr(options, name) for name in asked}
-    found = own_experts.grade(options.unified, options.data, options.device, say=say, **how)
+    with device.using({"device": options.device, "autocast": "none"}):
+        found = experts.grade(options.unified, options.data, say=say, **how)
     files.write_text(out, found.to_csv(index=False))
     means = found[(found.metric == "accuracy") & (found.task == "mean")]
     for method, value in zip(means.method, means.value, strict=True):

@@ -11,7 +11,9 @@ from clipmerge import files
 from clipmerge.cli import main
 from clipmerge.clip import evaluate, hub, models, prompts
 from clipmerge.errors import BadInput
-from clipmerge.study import own_data, own_experts, results
+from clipmerge.study import results
+from clipmerge.study.own import data as own_data
+from clipmerge.study.own import experts as own_experts
 
 NAME = "nano-xs"
 COLOURS = {"red_square": (220, 30, 30), "green_square": (30, 200, 30), "blue_square": (30, 30, 220)}

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipmerge import files
-from clipmerge.clip import evaluate, hub, models, prompts
+from clipmerge.clip import device, evaluate, hub, models, prompts
 from clipmerge.clip.hub.views import View
 from clipmerge.errors import BadInput
 from clipmerge.merge import apply_delta, condu, folder, streaming
 from clipmerge.study import results
 from clipmerge.study.condu import voting
-from clipmerge.study.own_data import Part, Task, task
+from clipmerge.study.own.data import Part, Task, task
 
 State = Mapping[str, Tensor]
 
@@ -37,11 +37,11 @@ class Network:
     tokens: str
 
     def load(self, weights: State) -> nn.Module:
-        """The network with these weights, on its device."""
+        """The network with these weights."""
         return models.load(self.model, {name: x.float() for name, x in weights.items()}, "the model")
 
 
-def network(base: View, spec: str | None, device: str) -> Network:
+def network(base: View, spec: str | None) -> Network:
     """The network of a base: by its own config, or as `spec` says (``nano-s``, ``ViT-B-32-quickgelu``).
 
     Raises BadInput where neither says, because heads and activation do not show in weights.
@@ -50,12 +50,12 @@ def network(base: View, spec: str | None, device: str) -> Network:
     if spec is None and not made:
         raise BadInput(f"{base.label}: expected a config beside the weights, or --model ARCHITECTURE, found neither")
     if spec is not None:
-        return Network(models.create(spec if spec in models.NANO else f"{spec}/", None).to(device), spec)
+        return Network(models.create(spec if spec in models.NANO else f"{spec}/", None), spec)
     if not {"vision_cfg", "text_cfg"} <= made.keys():
         raise BadInput(f"{base.label}: expected a whole CLIP as the base, found the config of a tower")
     model = open_clip.CLIP(**made).eval()
     model.visual.image_mean = model.visual.image_std = None  # CLIP's own
-    return Network(model.to(device), _tokens(base.label, made["text_cfg"]))
+    return Network(model.to(device.here()), _tokens(base.label, made["text_cfg"]))
 
 
 def _tokens(label: str, text: Mapping[str, int]) -> str:
@@ -78,7 +78,6 @@ def state(view: View) -> dict[str, Tensor]:
 def grade(
     unified: Path,
     data: Sequence[str],
-    device: str = "cpu",
     techniques: Sequence[str] = ("average", "ties"),
     base: str | None = None,
     experts: Sequence[str] | None = None,
@@ -99,7 +98,8 @@ def grade(
         raise BadInput(f"{unified}: expected to know its base and {len(held.triggers)} experts: say --base, --experts")
     tasks = [task(reference) for reference in data]
     theta, tuned = hub.opened(*origins, say)
-    net, weights = network(theta, model, device), state(theta)
+    net = network(theta, model)
+    weights = state(theta)
     names = [trigger.name for trigger in held.triggers]
     frames, logits = [], {}
     for method, name, made in _models(held, theta, tuned, weights, techniques):
