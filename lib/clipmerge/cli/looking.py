@@ -65,7 +65,7 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--techniques", **merges, help="merges to compare with (average ties)")
     parser.add_argument("--nearest", type=int, default=1, metavar="K", help="experts that answer an image together (1)")
     kinds = ("auto", "cpu", "cuda", "mps")
-    parser.add_argument("--device", default="auto", choices=kinds, help="where models run (auto: a GPU if there is one)")
+    parser.add_argument("--device", default="auto", choices=kinds, help="where models run (auto)")
 
 
 def _evaluate(options: Namespace) -> None:

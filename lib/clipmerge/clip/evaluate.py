@@ -65,9 +65,11 @@ def prototypes(
     return F.normalize(torch.where(count > 0, mixed, text), dim=-1)
 
 
-def texts(model: nn.Module, name: str, dataset: Dataset) -> Float[Tensor, "classes dim"]:
+def texts(
+    model: nn.Module, name: str, classes: Sequence[str], templates: Sequence[str]
+) -> Float[Tensor, "classes dim"]:
     """The text side of prototypes: the mean over templates of unit text features."""
-    heads = [prompts.head(model, name, dataset.classes, [template]).cpu() for template in dataset.templates]
+    heads = [prompts.head(model, name, classes, [template]).cpu() for template in templates]
     return torch.stack(heads).mean(0)
 
 

@@ -125,8 +125,7 @@ def write(
             sums = totals(parallel(unify, todo, threads))
         norms = [{name: values[k] for name, values in sums.items()} for k in range(2 * len(names))]
         scales = [ratio(old, new, sizes, kind) for old, new in zip(norms, norms[len(names) :], strict=False)]
-        tasks = [{"name": name, "rescaler": scale} for name, scale in zip(names, scales, strict=True)]
-        files.write_json(partial / TRIGGERS, {"rescaler": kind, "tasks": tasks})
+        _sign(partial, kind, dict(zip(names, scales, strict=True)))
         if notes:
             files.write_json(partial / NOTES, notes)
     return Path(path)
@@ -157,6 +156,11 @@ def save(unified: "condu.Unified", path: str | Path) -> Path:
             with writing(partial / (masks(k - 1) if k else DENSE), packed(layout) if k else layout) as put:
                 for name, tensor in part.items():
                     put(name, 0, tensor.reshape(-1).numpy())
-        tasks = [{"name": trigger.name, "rescaler": trigger.rescaler} for trigger in unified.triggers]
-        files.write_json(partial / TRIGGERS, {"rescaler": unified.rescaler, "tasks": tasks})
+        _sign(partial, unified.rescaler, {trigger.name: trigger.rescaler for trigger in unified.triggers})
     return Path(path)
+
+
+def _sign(place: Path, kind: str, scales: Mapping[str, float]) -> None:
+    """Write `triggers.json`: the tasks in order, each with its λ."""
+    tasks = [{"name": name, "rescaler": scale} for name, scale in scales.items()]
+    files.write_json(place / TRIGGERS, {"rescaler": kind, "tasks": tasks})

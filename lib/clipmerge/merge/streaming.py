@@ -154,10 +154,7 @@ def merge(
     progress: Progress = None,
     **options: object,
 ) -> Path:
-    """`techniques.merge` from files to the file `out`; integer buffers are the base's, tied tensors are merged once.
-
-    The result is in the base's dtypes, or all its floats in `dtype`.
-    """
+    """`techniques.merge` from files to `out`, in the base's dtypes or all floats in `dtype`; buffers are the base's."""
     recipe = techniques.plan(technique, len(experts), weights, fishers, lines, options)
     theta, tuned, diagonals = source(base), [source(e) for e in experts], [source(f) for f in fishers or ()]
     out = guard(out, [theta, *tuned, *diagonals], force)
@@ -167,17 +164,16 @@ def merge(
     threads, passes = workers(threads), 1 + 2 * bool(recipe.ranks) + bool(recipe.measure)
     written = output(theta.layout, dtype)
     check(theta, tuned, out, footprint(written), threads, passes, memory_budget_mb)
-    files = [theta, *tuned, *diagonals]
+    files, n = [theta, *tuned, *diagonals], 1 + len(tuned)
     with readers(files, backend, passes, progress) as opened, writing(out, written, theta.meta or None, force) as put:
-        first, middle, last = opened[0], opened[1 : 1 + len(tuned)], opened[1 + len(tuned) :]
-        for span in check_buffers(theta, tuned, opened[: 1 + len(tuned)]):
-            put(*span[:2], first(*span))
+        for span in check_buffers(theta, tuned, opened[:n]):
+            put(*span[:2], opened[0](*span))
 
         def emit(name: str, start: int, merged: np.ndarray) -> None:
             for place in (name, *(alias for alias, same in tied.items() if same == name)):
                 put(place, start, merged)
 
-        models = Models(layout, first, middle, [expert.label for expert in tuned], last)
+        models = Models(layout, opened[0], opened[1:n], [expert.label for expert in tuned], opened[n:])
         run(recipe, models, emit, techniques.shares(weights, len(tuned)), seed, lines, threads)
     return out
 

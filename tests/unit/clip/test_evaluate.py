@@ -38,7 +38,7 @@ def test_prototypes_average_images_and_texts_and_fall_back_on_text(setting):
     model, data = setting
     z = evaluate.features(model, data.train_images)
     text = sum(prompts.head(model, "nano-xs", data.classes, [t]) for t in data.templates) / 2
-    torch.testing.assert_close(evaluate.texts(model, "nano-xs", data), text)
+    torch.testing.assert_close(evaluate.texts(model, "nano-xs", data.classes, data.templates), text)
     expected = torch.stack([(z[[0, 1, 5]].mean(0) + text[0]) / 2, (z[[2, 3, 4]].mean(0) + text[1]) / 2, text[2]])
     found = evaluate.prototypes(z, data.train_labels, text)
     torch.testing.assert_close(found, torch.nn.functional.normalize(expected, dim=-1))

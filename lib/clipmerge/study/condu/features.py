@@ -71,7 +71,8 @@ def _test(model: nn.Module, name: str, data: Dataset) -> dict[str, Tensor]:
 
 def _train(model: nn.Module, name: str, data: Dataset) -> dict[str, Tensor]:
     z = evaluate.features(model, data.train_images)
-    return {"text": evaluate.texts(model, name, data), "train": z, "labels": data.train_labels.clone()}
+    text = evaluate.texts(model, name, data.classes, data.templates)
+    return {"text": text, "train": z, "labels": data.train_labels.clone()}
 
 
 def load(folder: Path) -> dict[str, Tensor]:

@@ -168,7 +168,7 @@ def _with_kept(frame: pd.DataFrame, tasks: Sequence[Task]) -> pd.DataFrame:
 
 
 def _prototypes(net: Network, task: Task) -> Float[Tensor, "classes dim"]:
-    text = evaluate.texts(net.model, net.tokens, task)
+    text = evaluate.texts(net.model, net.tokens, task.classes, task.templates)
     if task.train is None:
         return F.normalize(text, dim=-1)
     return evaluate.prototypes(_features(net.model, task.train), task.train.labels, text)
