@@ -187,7 +187,7 @@ def test_unknown_baseline_and_unknown_option():
     with pytest.raises(BadInput, match="method: expected one of .*l2, .*; found 'ewc'"):
         protocol.plan(TINY, "ewc", 0)
     settings_ = replace(TINY.baselines, options={"l2": {"lambda": 1.0}})
-    with pytest.raises(BadInput, match="baselines.options.l2: expected one of strength; found 'lambda'"):
+    with pytest.raises(BadInput, match="baselines.options.l2.lambda: expected one of strength; found 'lambda'"):
         protocol.plan(replace(TINY, baselines=settings_), "l2", 0)
 
 

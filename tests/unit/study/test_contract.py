@@ -56,6 +56,18 @@ def test_what_nobody_has_entered_is_named():
         protocol.plan(TINY, "two-experts", 0)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"l22": {}}, r"smoke: baselines\.options: expected one of .*l2, .*; found 'l22'"),
+        ({"l2": {"strength": "much"}}, r"smoke: baselines\.options\.l2\.strength: expected a number, found 'much'"),
+    ],
+)
+def test_options_nobody_has_are_named(options, says):
+    with pytest.raises(BadInput, match=says):
+        protocol.plan(replace(TINY, baselines=replace(TINY.baselines, options=options)), "l2", 0)
+
+
 @pytest.mark.parametrize("name", profiles.names())
 def test_options_of_every_profile_are_known(name):
     profile = profiles.load(name)

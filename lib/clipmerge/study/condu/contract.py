@@ -69,8 +69,12 @@ class Session:
 
     def options(self, kind: type) -> object:
         """The method's options: defaults of the dataclass `kind`, overridden by the profile."""
-        given = self.profile.baselines.options.get(self.method, {})
-        where = ("baselines", "options", self.method)
+        every, where = self.profile.baselines.options, ("baselines", "options", self.method)
+        for name in every:
+            if name not in METHODS:
+                known = ", ".join(METHODS)
+                raise BadInput(f"{self.profile.name}: baselines.options: expected one of {known}; found {name!r}")
+        given = every.get(self.method, {})
         return profiles.read(kind, {**asdict(kind()), **given}, self.profile.name, where)
 
 
