@@ -21,8 +21,7 @@ BLACK, ORANGE, SKY, GREEN, GREY, BLUE, RED, PINK = PALETTE = (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 
-WIDTH = 6.75  # inches, the text width of a two-column paper; COLUMN is one of its columns
-COLUMN = 3.3
+WIDTH = 6.75  # inches, the text width of a two-column paper
 
 STYLE = MappingProxyType(
     {
