@@ -5,9 +5,8 @@ import torch
 
 from clipmerge import files
 from clipmerge.clip import models
-from clipmerge.merge import condu
+from clipmerge.merge import condu, folder
 from clipmerge.study.analysis import resources, stacking, timing
-from clipmerge.study.condu import sessions
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +46,10 @@ def test_attention_is_as_it_was_afterwards():
 def test_bytes_by_formula_are_the_bytes_of_a_saved_session(tmp_path):
     shapes = {"w": (7, 5), "b": (9,), "scale": ()}
     drawn = [{key: torch.randn(shape) for key, shape in shapes.items()} for _ in range(3)]
-    sessions.save(tmp_path / "session.safetensors", condu.unify(drawn))
+    folder.save(condu.unify(drawn), tmp_path / "session")
     sizes = [35, 9, 1]
-    saved = files.load_tensors(tmp_path / "session.safetensors")
-    assert resources.condu(sizes, tasks=3) == sum(tensor.nbytes for tensor in saved.values())
+    saved = [files.load_tensors(path) for path in tmp_path.glob("**/*.safetensors")]
+    assert resources.condu(sizes, tasks=3) == sum(tensor.nbytes for part in saved for tensor in part.values())
     assert resources.condu(sizes, tasks=3) == 4 * 45 + 3 * (5 + 2 + 1)
     assert resources.expert(sizes) == 4 * 45 and resources.prototypes(10, 64) == 2560
 
