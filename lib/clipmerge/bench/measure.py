@@ -72,8 +72,8 @@ def warm_up(folder: Path) -> None:
         streaming.merge(technique, file, [file], folder / technique)
 
 
-def read(sources: Sequence[Path]) -> None:
-    """Read files once and forget them."""
+def read(sources: Sequence[Path], threads: int) -> None:
+    """Read files once, `threads` at a time, and forget them."""
 
     def drain(path: Path) -> None:
         buffer = bytearray(CHUNK)
@@ -81,7 +81,7 @@ def read(sources: Sequence[Path]) -> None:
             while file.readinto(buffer):
                 pass
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(drain, sources))
 
 

@@ -11,7 +11,7 @@ from clipmerge import files
 from clipmerge.book import figures
 from clipmerge.errors import BadInput
 from clipmerge.study import results
-from clipmerge.study.own_experts import own
+from clipmerge.study.own.experts import own
 
 
 def draw(rows: pd.DataFrame) -> Figure:

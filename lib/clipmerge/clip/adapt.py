@@ -5,34 +5,15 @@ task has a new optimiser and its own warm-up and cosine.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from clipmerge.clip import models, pretrain, training
 from clipmerge.clip.pairs import Pairs
-from clipmerge.errors import expect
+from clipmerge.clip.recipes import Adapt as Recipe
 
 TASKS = 10_000  # more tasks than any stream has: seeds of (seed, task) never meet
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Hyper-parameters of one task; the defaults are TIME's, profiles scale them down."""
-
-    steps: int = 1420
-    batch: int = 512
-    lr: float = 1e-5
-    warmup: float = 0.1  # share of the steps
-    floor: float = 0.001  # of the learning rate, where the cosine ends
-    weight_decay: float = 0.2
-    clip_norm: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-
-    def __post_init__(self) -> None:
-        expect(self, {name: (getattr(self, name) > 0, "above 0") for name in ("steps", "batch", "lr", "clip_norm")})
 
 
 def adapt(

@@ -1,43 +1,14 @@
-"""Where and how tensors are computed: one record, `Compute`, that a profile holds and everything obeys.
-
-What a result may depend on (kind of device, autocast) is part of the keys of steps that show something to a model. It
-is taken from the profile, not from the machine that plans: a head node without a GPU and its workers agree.
-"""
+"""Where tensors are computed, and how precisely: what `Compute` asks for, on the machine that computes."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from clipmerge.errors import BadInput, expect
+from clipmerge.errors import BadInput
 
 KINDS = ("auto", "cpu", "cuda", "mps")
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How a profile's experiments are computed.
-
-    device: ``auto`` is CUDA if there is one, else MPS, else the CPU of whoever runs the step; autocast: precision of
-    forward passes; engine: what runs steps side by side; workers: how many at once; threads: of each of them.
-    """
-
-    device: Literal["auto", "cpu", "cuda", "mps"] = "cpu"
-    autocast: Literal["none", "bf16"] = "none"
-    engine: Literal["auto", "serial", "processes", "ray"] = "auto"
-    workers: int = 1
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        expect(self, {name: (getattr(self, name) > 0, "at least 1") for name in ("workers", "threads")})
-
-    @property
-    def numerics(self) -> dict[str, str]:
-        """The part that numbers depend on: what a step's config holds under ``compute``."""
-        return {"device": self.device, "autocast": self.autocast}
 
 
 _here: ContextVar[tuple[torch.device, str]] = ContextVar("here", default=(torch.device("cpu"), "none"))

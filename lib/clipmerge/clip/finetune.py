@@ -5,7 +5,6 @@ features of the task's first template, recomputed at every step because the text
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,35 +14,9 @@ from torch import Tensor, nn
 
 from clipmerge.clip import models, prompts, training
 from clipmerge.clip.datasets import Dataset
-from clipmerge.errors import expect
+from clipmerge.clip.recipes import Finetune as Recipe
 
 CHECKPOINT_EVERY = 100  # steps
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One expert's hyper-parameters: AdamW, linear warm-up, cosine to zero, label smoothing, random resized crops.
-
-    The defaults are the paper's, profiles scale them down.
-    """
-
-    steps: int = 1000
-    batch: int = 64
-    lr: float = 1e-5
-    warmup: int = 100
-    label_smoothing: float = 0.2
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    scale_min: float = 0.9  # smallest area of a random crop, as a fraction of the image
-    classes: int | None = None  # that one step tells apart, at most (None: all)
-
-    def __post_init__(self) -> None:
-        rules = {name: (getattr(self, name) > 0, "above 0") for name in ("steps", "batch", "lr")}
-        rules["warmup"] = (0 <= self.warmup <= self.steps, f"between 0 and {self.steps}, the number of steps")
-        rules["scale_min"] = (0 < self.scale_min <= 1, "above 0 and at most 1")
-        rules["classes"] = (self.classes is None or self.classes > 1, "null or at least 2")
-        expect(self, rules)
 
 
 def crop(images: UInt8[Tensor, "n h w 3"], scale_min: float, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:

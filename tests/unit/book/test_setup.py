@@ -13,7 +13,7 @@ import torch
 from clipmerge import paths
 from clipmerge.book import setup
 from clipmerge.clip import device
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipmerge.clip import device, models
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 
 IMAGES = torch.randint(0, 256, (5, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from clipmerge.clip import evaluate, models
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step

@@ -13,7 +13,7 @@ from torch import nn
 
 from clipmerge import files
 from clipmerge.clip import models
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
 from clipmerge.study.baselines import ddas, icarl, losses, mixture, rail, sequential, wise_ft

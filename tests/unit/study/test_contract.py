@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
 from clipmerge.study.analysis import ablations, resources, similarity, triggers

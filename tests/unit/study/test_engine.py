@@ -155,7 +155,7 @@ def test_arguments_are_checked():
 
 def test_ray_missing_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BadInput, match=r"backend ray: expected the package ray \(pip install clipmerge\[cluster\]\)"):
+    with pytest.raises(BadInput, match=r"backend ray: expected the package ray \(pip install clipmerge\[paper\]\)"):
         scheduler.map(_train, [1], backend="ray")
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmerge.clip import datasets
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipmerge.clip import lora as factors_of
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 from clipmerge.merge import condu, deltas, folder
 from clipmerge.study import experts, profiles

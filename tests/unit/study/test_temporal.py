@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipmerge.clip import models
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 from clipmerge.merge import apply_delta, recency, techniques
 from clipmerge.study import experts, profiles

@@ -8,7 +8,7 @@ import torch
 
 from clipmerge import paths
 from clipmerge.clip import datasets, models
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles
 from clipmerge.study.baselines import l2, rail

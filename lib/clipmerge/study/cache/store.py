@@ -31,7 +31,7 @@ import psutil
 
 from clipmerge import files, paths
 from clipmerge.clip import device
-from clipmerge.clip.device import Compute
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study.cache import isolation, ledger, scheduler
 from clipmerge.study.cache.step import DONE, Step, changes, surroundings

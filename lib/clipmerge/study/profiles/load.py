@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from clipmerge.clip.finetune import Recipe
+from clipmerge.clip.recipes import Finetune
 from clipmerge.errors import BadInput
 from clipmerge.study.profiles.settings import Profile
 
@@ -59,7 +59,7 @@ def _over(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return base | both
 
 
-def recipe(profile: Profile, task: str | None = None, way: str = "finetune") -> Recipe:
+def recipe(profile: Profile, task: str | None = None, way: str = "finetune") -> Finetune:
     """How an expert is tuned: on one task, at its own rate if it has one, or on any. `way`: a field of `TaskRates`.
 
     Key an expert's cache step by this and not by the profile: another task's learning rate is then no concern of it.

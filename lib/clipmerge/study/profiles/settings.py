@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from clipmerge.clip import adapt, finetune
-from clipmerge.clip.device import Compute
+from clipmerge.clip import recipes
+from clipmerge.clip.compute import Compute
 from clipmerge.errors import expect
 
 
@@ -132,8 +132,8 @@ class Temporal:
     adaptation: tuple[str, ...]  # datasets the stream is made of
     heldout: tuple[str, ...]  # datasets that measure what is left of zero-shot ability
     tasks: int
-    recipe: adapt.Recipe  # of one of these tasks
-    scale_min: float  # as in `finetune.Recipe`
+    recipe: recipes.Adapt  # of one of these tasks
+    scale_min: float  # as in `recipes.Finetune`
     mixture: tuple[float, ...]  # pretraining, update, buffer
     subset_adaptation: int  # test images a set that are graded after every task
     subset_heldout: int
@@ -194,7 +194,7 @@ class Profile:
     width_seeds: tuple[int, ...]
     compute: Compute
     data: Data
-    finetune: finetune.Recipe
+    finetune: recipes.Finetune
     lr_by_task: TaskRates
     mtil: Mtil
     inference: Inference
