@@ -1,6 +1,10 @@
 """Two runners side by side: while a notebook of one chapter draws, those of another compute, and no core idles.
 
 Chapters that build on the same experts run in one lane, so that nothing is computed twice.
+
+What it saves, sampled at the smoke profile on two cores: with every step cached, a single process wanted a core 96 % of
+the time notebook by notebook, and 38 % in lanes (208 s of processor time, about 140 s by the clock on idle cores); with
+an empty cache 50 % and 17 %.
 """
 
 import os

@@ -48,6 +48,14 @@ def test_what_cells_reach_is_followed_wherever_it_stands(library):
     assert names("import numpy") == names("from clipmerge import alpha") == []
 
 
+def test_what_cells_reach_is_found_without_importing_anything(monkeypatch):
+    monkeypatch.setattr(syntax, "find_spec", lambda name: pytest.fail(f"looked for {name} by import"))
+    forget(monkeypatch)
+    found = codehash.library(["from clipmerge.study import mtil\nmtil.run(profile)"])
+    assert {"clipmerge.study.condu.protocol", "clipmerge.study.baselines.zscl", "clipmerge.clip.towers"} <= found.keys()
+    assert not any(name.startswith("clipmerge.study.time") for name in found)
+
+
 def test_parts_name_what_changed(library, monkeypatch):
     smoke, other = profiles.load("smoke"), profiles.load("laptop")
     cell = "%matplotlib inline\nfrom clipmerge import alpha\nalpha.run()"

@@ -148,6 +148,8 @@ class _Reach:
 
     def _along(self, chain: Chain) -> list[Place]:
         """The definition at the end of an absolute path; all of a module that is named but not asked for anything."""
+        if chain[0] not in self._rooms:
+            return []
         home, rest = _module_of(chain)
         if not home or self._stays_out(home):
             return []
