@@ -2,10 +2,10 @@
 
 Chapters that build on the same experts run in one lane, so that nothing is computed twice.
 
-What it saves, at the smoke profile with two workers on two cores: a third with every step cached (141 s for 207 s). From
-an empty cache about a tenth (some 345 s for 382 s), if single processes used their core in lanes as they did alone. The
-machine was never quiet, so these are reckoned and not timed: processor seconds while one process wanted a core, and half
-of those while two or more did.
+What it saves, at the smoke profile with two workers on two cores: a third with every step cached (141 s for 207 s).
+From an empty cache about a tenth (some 345 s for 382 s), if single processes use their core in lanes as they do alone.
+The machine was never quiet, so these are reckoned and not timed: processor seconds while one process wanted a core, and
+half of those while two or more did.
 """
 
 import os
