@@ -63,7 +63,7 @@ def keep(session: Session) -> Step:
     profile = session.profile
     config = {"model": session.model, "compute": profile.compute.numerics, "number": session.number - 1}
     config |= {"recipe": profiles.recipe(profile, session.task)} | _config(session)
-    inputs = experts.base_inputs(session.model) | ({"start": session.earlier} if session.earlier else {})
+    inputs = experts.base_inputs(session.model, session.earlier)
     name = f"{session.method}/{experts.label(session.model)}/{session.task}"
     return Step(learn, name, config | experts.task_config(profile, session.task), inputs, session.seed)
 

@@ -55,8 +55,7 @@ def link(
     config |= {"recipe": profiles.recipe(profile, session.task), "options": asdict(options)}
     config |= {"model": session.model, "compute": profile.compute.numerics}
     config |= experts.task_config(profile, session.task)
-    start = {"start": session.earlier} if session.earlier else {}
-    inputs = experts.base_inputs(session.model) | start | (inputs or {})
+    inputs = experts.base_inputs(session.model, session.earlier) | (inputs or {})
     name = f"{session.method}/{experts.label(session.model)}/{session.task}"
     return Step(learn, name, config, inputs, session.seed)
 

@@ -24,7 +24,7 @@ METHODS = ("zero-shot", "continual-ft", "experts", "average", "condu-ft", "condu
 
 def step(profile: Profile, task: str, seed: int, start: Step | None = None) -> Step:
     """The few-shot expert of `task`, from the base or (a link of a chain) from where `start` has ended."""
-    inputs = experts.base_inputs(profile.model) | ({"start": start} if start else {})
+    inputs = experts.base_inputs(profile.model, start)
     config = {"model": profile.model, "recipe": profiles.recipe(profile, task, "few_shot")} | _owned(profile, task)
     name = f"{'continual' if start else 'expert'}/few/{experts.label(profile.model)}/{task}"
     return Step(experts.tune, name, config, inputs, seed)

@@ -48,9 +48,13 @@ def dataset(config: Mapping) -> datasets.Dataset:
     )
 
 
-def base_inputs(model: str) -> dict[str, Path]:
-    """The weights file a step on `model` depends on; weights that open_clip fetches are named by the tag instead."""
-    return {"base": models.weights(model)} if model.partition("/")[0] in models.NANO else {}
+def base_inputs(model: str, start: Step | None = None) -> dict[str, Path | Step]:
+    """The weights file a step on `model` depends on, and the step from whose weights it goes on, if it does.
+
+    Weights that open_clip fetches are named by the tag instead.
+    """
+    base = {"base": models.weights(model)} if model.partition("/")[0] in models.NANO else {}
+    return base | ({"start": start} if start else {})
 
 
 def step(
@@ -66,7 +70,7 @@ def step(
     """
     model = model or profile.model
     name = f"{'continual' if start else 'expert'}/{label(model)}/{task}"
-    inputs = base_inputs(model) | ({"start": start} if start else {})
+    inputs = base_inputs(model, start)
     return Step(tune, name, _config(profile, task, model), inputs, seed)
 
 

@@ -94,7 +94,7 @@ def train(setting: Setting, task: int, start: Step | None) -> Step:
         "buffer": buffer,
         "data": [experts.task_config(setting.profile, name) for name in sorted({*update, *buffer})],
     }
-    inputs = experts.base_inputs(setting.model) | ({"start": start} if start else {})
+    inputs = experts.base_inputs(setting.model, start)
     return Step(steps.train, f"{setting.label}/train/{task + 1:03d}", config, inputs, setting.seed)
 
 
