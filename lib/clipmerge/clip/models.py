@@ -31,7 +31,7 @@ open_clip.add_model_config(CONFIGS)
 def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) -> nn.Module:
     """A CLIP model in evaluation mode, where `device.here` says.
 
-    `spec` is a nano model (``nano-s``, or ``nano-s/web`` for other weights of it) or an open_clip architecture and
+    `spec` is a nano model (``nano-s``, or ``nano-s/narrow`` for other weights of it) or an open_clip architecture and
     weights tag (``ViT-B-16-quickgelu/openai``). `pretrained` is "default" for the weights that belong to it, the path
     of a safetensors state dict, or None for random weights drawn from `seed`.
     """
@@ -61,7 +61,7 @@ def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) 
 
 
 def stem(spec: str) -> str:
-    """File name of a nano model's weights, without suffix: ``nano-s`` for itself, ``nano-s-web`` for ``nano-s/web``."""
+    """File name of a nano model's weights, without suffix: ``nano-s``, or ``nano-s-narrow`` for ``nano-s/narrow``."""
     return spec.strip("/").replace("/", "-")
 
 

@@ -1,7 +1,7 @@
 """How the nano base models were made: contrastive pretraining of CLIP on the pool.
 
-    python -m clipmerge.clip.pretrain nano-s                # resumable; writes data_manifests/weights/nano-s.*
-    python -m clipmerge.clip.pretrain nano-s --recipe web   # by pretraining/web.yaml; writes nano-s-web.*
+    python -m clipmerge.clip.pretrain nano-s                   # resumable; writes data_manifests/weights/nano-s.*
+    python -m clipmerge.clip.pretrain nano-s --recipe narrow   # by pretraining/narrow.yaml; writes nano-s-narrow.*
 
 The loss is CLIP's, with one change: pictures of the same name in a batch count as matches of each other's captions
 (62 letters and digits would otherwise be their own false negatives).

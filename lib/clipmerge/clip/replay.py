@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from clipmerge.clip import finetune, pairs, pool, prompts
+from clipmerge.clip import finetune, pretrain, prompts
 from clipmerge.clip.datasets import Dataset
 from clipmerge.clip.pairs import Pairs
 from clipmerge.errors import BadInput
@@ -80,15 +80,14 @@ def draw(origin: Source, count: int, scale_min: float, generator: torch.Generato
 
 
 def pretraining(count: int, generator: torch.Generator) -> Pairs:
-    """`count` pairs as the base was pretrained on."""
-    pictures = _pool()
-    drawn = pairs.drawings(pictures, count, generator)
+    """`count` pairs as the base was pretrained on, of the web sides too."""
+    drawn = _corpus().batch(count, generator)
     return replace(drawn, names=[name.lower() for name in drawn.names])
 
 
 @functools.cache
-def _pool() -> pool.Pool:
-    return pool.load()
+def _corpus() -> pretrain.Corpus:
+    return pretrain.corpus(pretrain.recipe())[0]
 
 
 def mixed(

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clipmerge import files, paths
-from clipmerge.clip import datasets, manifests, pool
+from clipmerge.clip import datasets, manifests, pool, pretrain, web
 from clipmerge.errors import BadInput
 
 TEXTURES = ("landcover", "solarcells", "surfaces")  # flat grey is like flat grey: a blank square is no copy of a photo
@@ -79,9 +79,13 @@ def test_names_are_plain_words(pictures):
     assert pool.emoji_names("😂") == ("face with tears of joy",)
 
 
-def test_the_shipped_models_name_this_pool():
+def test_the_shipped_models_name_this_pool_and_their_recipe():
     for manifest in sorted((paths.manifests() / "weights").glob("*.json")):
-        assert files.read_json(manifest)["pool"] == files.digest(pool.recipe()), manifest.name
+        about = files.read_json(manifest)
+        assert about["pool"] == files.digest(pool.recipe()), manifest.name
+        recipe = pretrain.recipe("narrow" if manifest.stem.endswith("-narrow") else "recipe")
+        assert about["recipe"] == recipe, manifest.name
+        assert about.get("web") == (web.digest(web.load()) if "web" in recipe else None), manifest.name
 
 
 def test_a_pool_of_another_size_is_refused(tmp_path, monkeypatch):

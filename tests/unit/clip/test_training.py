@@ -215,14 +215,14 @@ def test_captions_fit_their_pictures(pictures, monkeypatch):
         assert any(caption == t.format(n) for t in recipe["templates"][kind] for n in pictures.names[i])
 
 
-@pytest.mark.parametrize("recipe", ["recipe", "web"])
+@pytest.mark.parametrize("recipe", ["recipe", "narrow"])
 def test_pretraining_resumes_exactly(recipe, pictures, tmp_path, monkeypatch):
     drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
     monkeypatch.setattr(pool, "recipe", lambda: drawn)
     monkeypatch.setattr(pool, "load", lambda: pictures)
     monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY", 2)
     config = {**pretrain.recipe(recipe), "batch": 8, "warmup": 1}
-    if recipe == "web":
+    if recipe == "recipe":
         config |= {"web": 0.5, "watch": {"every": 2, "drawings": 2}, "snapshots": [2, 4]}
     log = pretrain.run("nano-xs", tmp_path / "whole", config, steps=5, progress=False)
     with monkeypatch.context() as power, pytest.raises(KeyboardInterrupt):
@@ -239,7 +239,7 @@ def test_a_watched_pretraining_logs_held_out_pairs_and_keeps_snapshots(pictures,
     drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
     monkeypatch.setattr(pool, "recipe", lambda: drawn)
     monkeypatch.setattr(pool, "load", lambda: pictures)
-    config = {**pretrain.recipe("web"), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": [2]}
+    config = {**pretrain.recipe(), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": [2]}
     log = pretrain.run("nano-xs", tmp_path, config, steps=5, progress=False)
     assert [row["step"] for row in log if "web_loss" in row] == [1, 3, 4]
     pretrain.run("nano-xs", tmp_path / "to 2", {**config, "snapshots": []}, steps=5, stop=2, progress=False)
@@ -253,7 +253,7 @@ def test_watching_changes_nothing(pictures, tmp_path, monkeypatch):
     drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
     monkeypatch.setattr(pool, "recipe", lambda: drawn)
     monkeypatch.setattr(pool, "load", lambda: pictures)
-    config = {**pretrain.recipe("web"), "batch": 8, "warmup": 1, "snapshots": []}
+    config = {**pretrain.recipe(), "batch": 8, "warmup": 1, "snapshots": []}
     for every in (1, 99):
         watch = {"watch": {"every": every, "drawings": 2}}
         pretrain.run("nano-xs", tmp_path / str(every), config | watch, steps=3, progress=False)
@@ -265,7 +265,7 @@ def test_a_recipe_without_a_web_share_draws_from_the_whole_pool_alone(pictures, 
     drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
     monkeypatch.setattr(pool, "recipe", lambda: drawn)
     monkeypatch.setattr(pool, "load", lambda: pictures)
-    source, watched = pretrain.corpus(pretrain.recipe())
+    source, watched = pretrain.corpus(pretrain.recipe("narrow"))
     batch, alone = source.batch(16, training.generator(0, 0)), pairs.drawings(pictures, 16, training.generator(0, 0))
     assert watched == {} and torch.equal(batch.images, alone.images) and batch.captions == alone.captions
 
@@ -274,7 +274,7 @@ def test_the_web_s_share_of_a_batch(pictures, monkeypatch):
     drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
     monkeypatch.setattr(pool, "recipe", lambda: drawn)
     monkeypatch.setattr(pool, "load", lambda: pictures)
-    source, _ = pretrain.corpus({**pretrain.recipe("web"), "watch": {"every": 1, "drawings": 2}})
+    source, _ = pretrain.corpus({**pretrain.recipe(), "watch": {"every": 1, "drawings": 2}})
     batch = source.batch(256, training.generator(0, 0))
     drawings = {name for names in pictures.names for name in names}
     assert len(batch.images) == len(batch.captions) == 256
@@ -297,7 +297,7 @@ def test_published_weights_stand_beside_others_of_their_name(pictures, tmp_path,
     drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
     monkeypatch.setattr(pool, "recipe", lambda: drawn)
     monkeypatch.setattr(pool, "load", lambda: pictures)
-    config = {**pretrain.recipe("web"), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": []}
+    config = {**pretrain.recipe(), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": []}
     log = pretrain.run("nano-xs", tmp_path, config, steps=3, progress=False)
     pretrain.publish("nano-xs", tmp_path, log, config, tmp_path / "weights", "web")
     monkeypatch.setattr(models.paths, "manifests", lambda: tmp_path)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipmerge import files, paths
 from clipmerge.clip import datasets, manifests
 from clipmerge.errors import BadInput
 
@@ -27,7 +28,13 @@ def test_the_protocol_order():
 def test_the_images_are_those_of_the_manifest(prepared, name):
     data, manifest = prepared[name], manifests.load(name)
     arrays = {key: getattr(data, key) for key in ("train_images", "train_labels", "test_images", "test_labels")}
-    assert datasets.array_digest(arrays) == manifest.digest
+    if manifest.web:
+        arrays |= dict(zip(("web_images", "web_labels"), datasets.web(name), strict=True))
+    decoded = files.load_tensors(paths.cache("datasets", f"{name}-{manifest.digest[:12]}.safetensors"))
+    assert datasets.array_digest(decoded) == manifest.digest
+    assert torch.equal(data.test_images, decoded["test_images"])
+    whole = torch.cat([data.train_images, arrays["web_images"]] if manifest.every else [data.train_images])
+    assert len(datasets.overlap(decoded["train_images"], whole)) == len(decoded["train_images"]) == len(whole)
     for side, count in manifest.counts.items():
         assert arrays[f"{side}_images"].shape == (count, 32, 32, 3)
         assert arrays[f"{side}_images"].dtype == torch.uint8

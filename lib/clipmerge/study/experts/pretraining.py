@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipmerge import files, paths
-from clipmerge.clip import pool, pretrain
+from clipmerge.clip import pool, pretrain, web
 from clipmerge.errors import BadInput
 from clipmerge.study import results
 from clipmerge.study.cache.step import Step
@@ -30,6 +30,8 @@ def brief(profile: Profile) -> dict:
 def step(model: str, recipe: Mapping, stop: int | None = None) -> Step:
     """Pretrain `model` from random weights by `recipe`, to its end or only the first `stop` steps of it."""
     config = {"model": model, "recipe": dict(recipe), "stop": stop, "pool": files.digest(pool.recipe())}
+    if "web" in recipe:
+        config["web"] = web.digest(web.load())
     return Step(rerun, f"pretrain/{model}", config)
 
 
