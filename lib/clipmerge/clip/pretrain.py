@@ -25,6 +25,7 @@ from clipmerge import files, paths
 from clipmerge.clip import models, pairs, pool, training, web
 from clipmerge.clip.pairs import Pairs
 from clipmerge.clip.pairs import draw as draw  # also known as pretrain.draw
+from clipmerge.errors import BadInput
 
 CHECKPOINT_EVERY = 100
 
@@ -138,6 +139,27 @@ def publish(name: str, out: Path, log: list[dict], config: Mapping, folder: Path
     They are the weights of ``<name>``, or of ``<name>/<tag>`` beside these.
     """
     weights, stem = files.load_tensors(out / f"{name}.safetensors"), models.stem(f"{name}/{tag}")
+    _place(name, stem, weights, log, config, folder)
+    curve = pd.DataFrame(log).drop(columns="seconds")
+    files.write_text(folder / f"{stem}.curve.csv", curve.to_csv(index=False, lineterminator="\n"))
+
+
+def publish_snapshot(name: str, step: int, out: Path, log: list[dict], config: Mapping, folder: Path) -> None:
+    """Put the weights after `step` steps of a run beside its last ones, as ``<name>/<step>``, to compare bases.
+
+    They are kept in fp16, at half the size; a model of them computes in fp32 like any other.
+    """
+    path = out / f"{name}-{step}.safetensors"
+    if not path.exists():
+        raise BadInput(f"{path}: expected a snapshot that pretraining has kept, found none")
+    half = {key: value.half() for key, value in files.load_tensors(path).items()}
+    _place(name, models.stem(f"{name}/{step}"), half, log[:step], config, folder)
+
+
+def _place(
+    name: str, stem: str, weights: Mapping[str, Tensor], log: list[dict], config: Mapping, folder: Path
+) -> None:
+    """Write weights and the manifest that says where they come from."""
     files.save_tensors(folder / f"{stem}.safetensors", weights)
     manifest = {
         "model": name,
@@ -154,8 +176,6 @@ def publish(name: str, out: Path, log: list[dict], config: Mapping, folder: Path
         manifest["licence"] += " and the web sides of data_manifests/datasets"
         manifest["web"] = web.digest(web.load())
     files.write_json(folder / f"{stem}.json", manifest)
-    curve = pd.DataFrame(log).drop(columns="seconds")
-    files.write_text(folder / f"{stem}.curve.csv", curve.to_csv(index=False, lineterminator="\n"))
 
 
 def main() -> None:
@@ -163,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pretrain the nano base models on the pool (resumable).")
     parser.add_argument("models", nargs="*", default=list(models.NANO), help="models to train (default: all)")
     parser.add_argument("--recipe", help="another recipe of data_manifests/pretraining; its name is the weights' tag")
+    parser.add_argument("--snapshot", type=int, nargs="*", default=[], help="publish the weights of these steps too")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -172,6 +193,8 @@ def main() -> None:
     for name in arguments.models:
         log = run(name, out, config)
         publish(name, out, log, config, paths.manifests() / "weights", tag)
+        for step in arguments.snapshot:
+            publish_snapshot(name, step, out, log, config, paths.manifests() / "weights")
 
 
 if __name__ == "__main__":

@@ -313,6 +313,21 @@ def test_published_weights_stand_beside_others_of_their_name(pictures, tmp_path,
         models.create("nano-xs")
 
 
+def test_a_snapshot_is_published_at_half_the_size_and_computes_in_fp32(pictures, tmp_path, monkeypatch):
+    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
+    monkeypatch.setattr(pool, "recipe", lambda: drawn)
+    monkeypatch.setattr(pool, "load", lambda: pictures)
+    config = {**pretrain.recipe(), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": [2]}
+    log = pretrain.run("nano-xs", tmp_path, config, steps=3, progress=False)
+    pretrain.publish_snapshot("nano-xs", 2, tmp_path, log, config, tmp_path / "weights")
+    monkeypatch.setattr(models.paths, "manifests", lambda: tmp_path)
+    found, kept = models.create("nano-xs/2").state_dict(), files.load_tensors(tmp_path / "nano-xs-2.safetensors")
+    assert all(torch.equal(found[key], kept[key].half().float()) for key in kept)
+    assert files.read_json(tmp_path / "weights" / "nano-xs-2.json")["pairs"] == 16
+    with pytest.raises(BadInput, match="nano-xs-1.safetensors: expected a snapshot"):
+        pretrain.publish_snapshot("nano-xs", 1, tmp_path, log, config, tmp_path / "weights")
+
+
 def _failing_at(call, fn):
     calls = []
 

@@ -109,7 +109,7 @@ def last(
     order: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Tidy rows of the last session alone (metric ``last``, per task and mean): a tenth of the work of `run`."""
-    seeds = profile.width_seeds if seeds is None else seeds
+    seeds = profile.base_seeds if seeds is None else seeds
     plans = {(method, seed): plan(profile, method, seed, order, model)[-1:] for method in methods for seed in seeds}
     return rows(profile, plans, order, model)
 

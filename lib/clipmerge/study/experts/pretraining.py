@@ -52,6 +52,14 @@ def shipped(model: str) -> list[float]:
     return pd.read_csv(paths.manifests() / "weights" / f"{model}.curve.csv").loss.tolist()
 
 
+def watched(model: str) -> pd.DataFrame:
+    """Tidy rows of how the held-out pairs fared when the committed weights were made (`pretrain.watch`), by step."""
+    curve = pd.read_csv(paths.manifests() / "weights" / f"{model}.curve.csv").drop(columns="loss")
+    long = curve.melt("step", var_name="metric").dropna().assign(step=lambda frame: frame.step + 1.0)
+    fixed = {"method": "pretraining", "task": "held-out pairs", "seed": 0, "n": None, "source": "ours"}
+    return results.tidy(long.assign(**fixed, model=model, setting="shipped"))
+
+
 def about(model: str) -> dict:
     """The manifest of the committed weights: recipe, parameters, pairs seen, minutes it took."""
     return files.read_json(paths.manifests() / "weights" / f"{model}.json")

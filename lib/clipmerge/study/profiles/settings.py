@@ -43,7 +43,7 @@ class Mtil:
     order: tuple[str, ...]
     k: int
     rescaler: Literal["tensor_mean", "global_l1"]
-    widths: tuple[str, ...]
+    bases: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Profile:
     model: str
     width_models: tuple[str, ...]
     seeds: tuple[int, ...]
-    width_seeds: tuple[int, ...]
+    base_seeds: tuple[int, ...]
     compute: Compute
     data: Data
     finetune: recipes.Finetune
