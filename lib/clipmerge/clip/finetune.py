@@ -1,7 +1,9 @@
 """Tuning one expert: a CLIP model fine-tuned on one task, by ConDU's recipe scaled to the profile.
 
 Both towers train, the temperature does not. The classifier is not a new layer: class logits are cosines with the text
-features of the task's first template, recomputed at every step because the text tower moves too.
+features of one of the task's templates, recomputed at every step because the text tower moves too. The authors ask in
+the first template. A small text tower does not carry what it learns over to other phrasings, so a recipe may have every
+step draw one of all.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,6 +58,19 @@ def among(
     return torch.searchsorted(kept, labels), tokens[kept]
 
 
+def phrasings(name: str, dataset: Dataset, templates: str) -> list[Int64[Tensor, "classes context"]]:
+    """Token ids of all classes in the templates that a recipe asks in: the dataset's "first", or "all"."""
+    asked = dataset.templates if templates == "all" else dataset.templates[:1]
+    return [prompts.tokens(name, dataset.classes, template) for template in asked]
+
+
+def one_of(
+    texts: list[Int64[Tensor, "classes context"]], generator: torch.Generator
+) -> Int64[Tensor, "classes context"]:
+    """One phrasing, drawn at random where there are several."""
+    return texts[0] if len(texts) == 1 else texts[int(torch.randint(len(texts), (1,), generator=generator))]
+
+
 def tune(
     model: nn.Module,
     name: str,
@@ -76,12 +91,13 @@ def tune(
     model.train().logit_scale.requires_grad_(False)
     optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
     start, log = training.resume(checkpoint, model, optimizer) if checkpoint else (0, [])
-    tokens = prompts.tokens(name, dataset.classes, dataset.templates[0])
+    asked = phrasings(name, dataset, recipe.templates)
     index = torch.arange(len(dataset.train_labels)) if index is None else index
     for step in range(start, recipe.steps):
         generator = training.generator(seed, step)
         pick = index[torch.randint(len(index), (recipe.batch,), generator=generator)]
         images = crop(dataset.train_images[pick], recipe.scale_min, generator)
+        tokens = one_of(asked, generator)
         labels, texts = among(dataset.train_labels[pick], tokens, recipe.classes, generator)
         value = loss(model, images, labels, texts, recipe.label_smoothing)
         training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))

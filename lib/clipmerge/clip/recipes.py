@@ -25,11 +25,13 @@ class Finetune:
     beta2: float = 0.999
     scale_min: float = 0.9  # smallest area of a random crop, as a fraction of the image
     classes: int | None = None  # that one step tells apart, at most (None: all)
+    templates: str = "first"  # of the task that a step may ask in: its "first", or one of "all" drawn at random
 
     def __post_init__(self) -> None:
         rules = {name: (getattr(self, name) > 0, "above 0") for name in ("steps", "batch", "lr")}
         rules["warmup"] = (0 <= self.warmup <= self.steps, f"between 0 and {self.steps}, the number of steps")
         rules["scale_min"] = (0 < self.scale_min <= 1, "above 0 and at most 1")
+        rules["templates"] = (self.templates in ("first", "all"), "'first' or 'all'")
         rules["classes"] = (self.classes is None or self.classes > 1, "null or at least 2")
         expect(self, rules)
 

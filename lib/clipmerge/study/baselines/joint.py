@@ -39,7 +39,7 @@ def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     model, base = experts.learner(config, inputs)
     recipe = finetune.Recipe(**config["recipe"])
     tasks = [experts.dataset(task) for task in config["tasks"]]
-    tokens = [reference.class_tokens(config["model"], data) for data in tasks]
+    asked = [finetune.phrasings(config["model"], data, recipe.templates) for data in tasks]
     model.train().logit_scale.requires_grad_(False)
     optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
     begun = "earlier" in inputs
@@ -49,7 +49,8 @@ def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
         i = int(torch.randint(len(tasks), (), generator=generator))
         pick = torch.randint(len(tasks[i].train_labels), (recipe.batch,), generator=generator)
         images = finetune.crop(tasks[i].train_images[pick], recipe.scale_min, generator)
-        labels, texts = finetune.among(tasks[i].train_labels[pick], tokens[i], recipe.classes, generator)
+        tokens = finetune.one_of(asked[i], generator)
+        labels, texts = finetune.among(tasks[i].train_labels[pick], tokens, recipe.classes, generator)
         value = finetune.class_loss(model, images, labels, texts, recipe.label_smoothing)
         training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))
         log.append({"step": step, "loss": value.item()})

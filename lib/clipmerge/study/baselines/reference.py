@@ -47,5 +47,5 @@ def text_features(model: nn.Module, tokens: Int64[Tensor, "n context"]) -> Float
 
 
 def class_tokens(name: str, data: Dataset) -> Int64[Tensor, "classes context"]:
-    """The texts a task is trained with: its first template."""
+    """The texts that a task is distilled in: its first template."""
     return prompts.tokens(name, data.classes, data.templates[0])
