@@ -12,7 +12,6 @@ import torch
 
 from clipmerge.clip import finetune, models, training
 from clipmerge.study import experts, profiles
-from clipmerge.study.baselines import reference
 from clipmerge.study.cache.step import Step
 from clipmerge.study.condu.contract import Session, method
 
