@@ -106,11 +106,23 @@ class Inside:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """One rule of inference (`condu.voting`): what prototypes are made of, who votes and with what weight."""
+
+    prototypes: Literal["both", "image", "text"]
+    k: int
+    base: bool
+    weighting: Literal["mean", "similarity", "softmax"]
+    tau: float | None  # of ``softmax``
+
+
+@dataclass(frozen=True)
 class Inference:
     """Rules of inference that are compared: seeds for which every session is answered, temperatures of soft weights."""
 
     average_seeds: tuple[int, ...]  # Average needs every session; other seeds have the last one only
     taus: tuple[float, ...]
+    chosen: Rule  # on validation images; it stands beside the authors' rule
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,24 @@ def similarity(
     return {task: torch.cat([by[task] for by in each], 1) for task in panel.order}
 
 
-def sweep(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+def chosen(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
+    """Method ``condu-ft (chosen rule)`` after the last session, by label space: `profile.inference.chosen` votes."""
+    rule, frames = profile.inference.chosen, []
+    for seed in profile.seeds if seeds is None else seeds:
+        panel = ensemble.load(profile, "condu-ft", seed)
+        scores = ensemble.similarities(panel, ensemble.prototypes(profile, rule.prototypes))
+        votes = {u: _weights(s, (rule.k, rule.base, rule.weighting, rule.tau)) for u, s in scores.items()}
+        graded = ensemble.grade(panel, {"chosen": votes}, voting.SPACES).drop(columns="scheme")
+        frames.append(graded.assign(metric="last", seed=seed))
+    frame = pd.concat(frames, ignore_index=True)
+    frame = frame.assign(method="condu-ft (chosen rule)", source="ours", model=profile.model)
+    return results.tidy(ensemble.with_means(frame))
+
+
+def sweep(profile: Profile, seeds: Sequence[int] | None = None, side: str = "both") -> pd.DataFrame:
     """Appendix F: accuracy after the last session by ``k``, ``base`` (is it a member?), ``weighting`` and ``tau``.
 
-    Metrics ``own`` and ``union`` (label spaces) of method ``condu-ft``.
+    Metrics ``own`` and ``union`` (label spaces) of method ``condu-ft``; `side` says what prototypes are made of.
     """
     rules = [
         (k, base, kind, tau)
@@ -92,7 +106,7 @@ def sweep(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     frames = []
     for seed in profile.seeds if seeds is None else seeds:
         panel = ensemble.load(profile, "condu-ft", seed)
-        scores = ensemble.similarities(panel, ensemble.prototypes(profile))
+        scores = ensemble.similarities(panel, ensemble.prototypes(profile, side))
         schemes = {rule: {u: _weights(s, rule) for u, s in scores.items()} for rule in rules}
         frames.append(ensemble.grade(panel, schemes).rename(columns={"space": "metric"}).assign(seed=seed))
     return _tidy(profile, pd.concat(frames, ignore_index=True), ["k", "base", "weighting", "tau"])

@@ -14,10 +14,11 @@ import pandas as pd
 from clipmerge.errors import BadInput
 from clipmerge.merge.registry import Number
 from clipmerge.study import profiles, results
+from clipmerge.study.condu import features, protocol
 from clipmerge.study.condu import lora as condu_lora
-from clipmerge.study.condu import protocol
 from clipmerge.study.profiles import Profile
 from clipmerge.study.profiles.settings import TaskRates
+from clipmerge.study.routing import inference
 from clipmerge.study.time import loop, streams
 
 SEED = 0  # of the validation split and of all that is tuned
@@ -80,6 +81,22 @@ def _baseline(profile: Profile, method: str, order: Sequence[str], **options: Nu
     return rows[[*results.COLUMNS]].assign(setting=" ".join(f"{name}={value:g}" for name, value in options.items()))
 
 
+def rules(profile: Profile) -> pd.DataFrame:
+    """Who votes, with what weight, by which prototypes, when nobody says which task an image is from."""
+    frames = [inference.sweep(profile, [SEED], side).assign(prototypes=side) for side in features.SIDES]
+    rows = pd.concat(frames, ignore_index=True)
+    parts = ["prototypes", "k", "base", "weighting", "tau"]
+    words = rows[parts].astype(str).agg(" ".join, axis=1)
+    return rows[[*results.COLUMNS]].assign(setting=words)
+
+
+def chain(profile: Profile, lr: float) -> pd.DataFrame:
+    """Continual fine-tuning after the last task: every link at one rate."""
+    trial = replace(profile, finetune=replace(profile.finetune, lr=lr), lr_by_task=COMMON)
+    rows = protocol.last(trial, ["continual-ft"], trial.model, [SEED])
+    return rows.assign(steps=trial.finetune.steps, lr=lr)
+
+
 def time(profile: Profile, steps: int, lr: float) -> pd.DataFrame:
     """TIME's reference, sequential fine-tuning with replay, before and after the stream; its best ``gm`` is taken.
 
@@ -98,6 +115,8 @@ def time(profile: Profile, steps: int, lr: float) -> pd.DataFrame:
 RAIL_GRID = {"width": (1024, 2048), "ridge": (0.001, 0.01, 0.1, 1.0), "fusion": (0.5, 0.8, 0.9, 0.95, 1.0)}
 SEARCHES = {
     "experts": (Search(experts, {"steps": (240,), "classes": (48,), "lr": (1e-4, 2e-4, 3e-4)}),),
+    "chain": (Search(chain, {"lr": (1e-4, 3e-4)}),),
+    "rules": (Search(rules, {}),),
     "lora": (Search(lora, {"lr": (3e-3, 1e-2, 3e-2)}),),
     "baselines": (Search(rail, RAIL_GRID), Search(l2, {"strength": (0.01, 0.1, 1.0)})),
     "time": (Search(time, {"steps": (20,), "lr": (1e-4, 3e-4, 1e-3)}),),
