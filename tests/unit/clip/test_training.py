@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipmerge import files
-from clipmerge.clip import augment, datasets, finetune, models, pairs, pool, pretrain, training, web
+from clipmerge.clip import augment, datasets, finetune, models, pairs, pool, pretrain, prompts, training, web
 from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 
@@ -160,6 +160,21 @@ def test_tuning_limits_the_classes_of_every_step():
     assert seen == [2, 2, 2]
 
 
+@pytest.mark.parametrize(("templates", "asked"), [("first", 1), ("all", 5)])
+def test_tuning_asks_in_the_first_template_or_in_one_of_all(templates, asked):
+    data = datasets.limit(datasets.load("digits"), 4, 1)
+    known = [prompts.tokens("nano-xs", data.classes, template) for template in data.templates]
+    seen = []
+
+    def loss(model, images, labels, tokens, smoothing):
+        seen.append([torch.equal(tokens, each) for each in known].index(True))
+        return finetune.class_loss(model, images, labels, tokens, smoothing)
+
+    recipe = finetune.Recipe(steps=40, batch=1, lr=1e-4, warmup=1, templates=templates)
+    finetune.tune(models.create("nano-xs", pretrained=None), "nano-xs", data, recipe, loss=loss)
+    assert len(known) == 5 and set(seen) == set(range(asked))
+
+
 def test_a_state_stays_what_it_was():
     model = models.create("nano-xs", pretrained=None)
     kept = models.state(model)
@@ -171,6 +186,7 @@ def test_a_state_stays_what_it_was():
 @pytest.mark.parametrize(
     ("wrong", "said"), [
         ({"lr": 0.0}, "lr: expected above 0, found 0.0"),
+        ({"templates": "last"}, "templates: expected 'first' or 'all', found 'last'"),
         ({"classes": 1}, "classes: expected null or at least 2, found 1"),
         ({"steps": 5}, "warmup: expected between 0 and 5, the number of steps, found 100"),
         ({"scale_min": 1.5}, "scale_min: expected above 0 and at most 1, found 1.5"),
