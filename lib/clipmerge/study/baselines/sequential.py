@@ -52,7 +52,7 @@ def link(
     `learn` is a step function made of `tune` below; its config holds the method's `options` by name.
     """
     profile = session.profile
-    config |= {"recipe": profiles.recipe(profile, session.task), "options": asdict(options)}
+    config |= {"recipe": profiles.recipe(profile, session.task, "chain"), "options": asdict(options)}
     config |= {"model": session.model, "compute": profile.compute.numerics}
     config |= experts.task_config(profile, session.task)
     inputs = experts.base_inputs(session.model, session.earlier) | (inputs or {})

@@ -66,12 +66,12 @@ def step(
 ) -> Step:
     """The expert of `task`: the base (of `profile.model` or another) fine-tuned on it; gives its delta.
 
-    With `start`, a link of a chain: tuning goes on from the weights that step has left.
+    With `start`, a link of a chain: tuning goes on from the weights that step has left, by the chain's recipe.
     """
     model = model or profile.model
     name = f"{'continual' if start else 'expert'}/{label(model)}/{task}"
     inputs = base_inputs(model, start)
-    return Step(tune, name, _config(profile, task, model), inputs, seed)
+    return Step(tune, name, _config(profile, task, model, "chain" if start else "finetune"), inputs, seed)
 
 
 def label(model: str) -> str:
@@ -79,8 +79,8 @@ def label(model: str) -> str:
     return model.replace("/", "+")
 
 
-def _config(profile: Profile, task: str, model: str) -> dict:
-    recipe = profiles.recipe(profile, task)
+def _config(profile: Profile, task: str, model: str, way: str) -> dict:
+    recipe = profiles.recipe(profile, task, way)
     numerics = profile.compute.numerics
     return {"model": model, "compute": numerics, "recipe": recipe, **task_config(profile, task)}
 

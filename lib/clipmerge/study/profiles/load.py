@@ -68,6 +68,7 @@ def recipe(profile: Profile, task: str | None = None, way: str = "finetune") -> 
     short = replace(common, steps=few.steps, warmup=min(common.warmup, few.steps))
     ways = {
         "finetune": common,
+        "chain": replace(common, steps=profile.chain.steps, warmup=profile.chain.warmup, lr=profile.chain.lr),
         "lora": replace(common, lr=profile.lora.lr),
         "few_shot": replace(short, lr=few.lr),
         "few_shot_lora": replace(short, lr=few.lora_lr),

@@ -31,9 +31,19 @@ class TaskRates:
     """Learning rates of single tasks, by the way of tuning, where a task has another than all."""
 
     finetune: Mapping[str, float] = field(hash=False)
+    chain: Mapping[str, float] = field(hash=False)
     lora: Mapping[str, float] = field(hash=False)
     few_shot: Mapping[str, float] = field(hash=False)
     few_shot_lora: Mapping[str, float] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What differs from `Profile.finetune` where one model is tuned on and on: it starts from what it has learned."""
+
+    steps: int
+    warmup: int
+    lr: float
 
 
 @dataclass(frozen=True)
@@ -207,6 +217,7 @@ class Profile:
     compute: Compute
     data: Data
     finetune: recipes.Finetune
+    chain: Chain
     lr_by_task: TaskRates
     mtil: Mtil
     inference: Inference

@@ -22,7 +22,7 @@ from clipmerge.study.routing import inference
 from clipmerge.study.time import loop, streams
 
 SEED = 0  # of the validation split and of all that is tuned
-COMMON = TaskRates({}, {}, {}, {})  # no task has a rate of its own
+COMMON = TaskRates({}, {}, {}, {}, {})  # no task has a rate of its own
 LORA_TASKS = ("animals", "digits", "food", "kanji", "surfaces")
 LORA_KINDS = ("experts", "product", "factors")
 L2_TASKS = 3
@@ -90,11 +90,11 @@ def rules(profile: Profile) -> pd.DataFrame:
     return rows[[*results.COLUMNS]].assign(setting=words)
 
 
-def chain(profile: Profile, lr: float) -> pd.DataFrame:
-    """Continual fine-tuning after the last task: every link at one rate."""
-    trial = replace(profile, finetune=replace(profile.finetune, lr=lr), lr_by_task=COMMON)
-    rows = protocol.last(trial, ["continual-ft"], trial.model, [SEED])
-    return rows.assign(steps=trial.finetune.steps, lr=lr)
+def chain(profile: Profile, steps: int, lr: float) -> pd.DataFrame:
+    """Continual fine-tuning after the last task, all links but the first by the same recipe."""
+    recipe = replace(profile.chain, steps=steps, warmup=steps // 10, lr=lr)
+    rows = protocol.last(replace(profile, chain=recipe, lr_by_task=COMMON), ["continual-ft"], profile.model, [SEED])
+    return rows.assign(steps=steps, lr=lr)
 
 
 def time(profile: Profile, steps: int, lr: float) -> pd.DataFrame:
@@ -115,7 +115,7 @@ def time(profile: Profile, steps: int, lr: float) -> pd.DataFrame:
 RAIL_GRID = {"width": (1024, 2048), "ridge": (0.001, 0.01, 0.1, 1.0), "fusion": (0.5, 0.8, 0.9, 0.95, 1.0)}
 SEARCHES = {
     "experts": (Search(experts, {"steps": (240,), "classes": (48,), "lr": (1e-4, 2e-4, 3e-4)}),),
-    "chain": (Search(chain, {"lr": (1e-4, 3e-4)}),),
+    "chain": (Search(chain, {"steps": (120,), "lr": (1e-4, 3e-4)}),),
     "rules": (Search(rules, {}),),
     "lora": (Search(lora, {"lr": (3e-3, 1e-2, 3e-2)}),),
     "baselines": (Search(rail, RAIL_GRID), Search(l2, {"strength": (0.01, 0.1, 1.0)})),
