@@ -92,11 +92,11 @@ def run(
 ) -> pd.DataFrame:
     """Tidy rows of methods × seeds: the accuracy of every session, and transfer, average and last.
 
-    Seeds are by default the profile's, and ``baselines.seeds`` for methods that train a chain of their own.
+    Seeds are by default ``mtil.seeds``, and ``baselines.seeds`` for methods that train a chain of their own.
     """
     plans = {}
     for method in methods:
-        usual = profile.baselines.seeds if contract.find(method).chain else profile.seeds
+        usual = profile.baselines.seeds if contract.find(method).chain else profile.mtil.seeds
         plans |= {(method, seed): plan(profile, method, seed, order, model) for seed in seeds or usual}
     return rows(profile, plans, order, model)
 

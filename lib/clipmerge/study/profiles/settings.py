@@ -50,6 +50,7 @@ class Chain:
 class Mtil:
     """ConDU's protocol: order of tasks (empty: as `Data.tasks`), experts per vote, rescaler, models to compare."""
 
+    seeds: tuple[int, ...]  # of the headline rows; the rest has `Profile.seeds`
     order: tuple[str, ...]
     k: int
     rescaler: Literal["tensor_mean", "global_l1"]
