@@ -14,7 +14,7 @@ import pandas as pd
 from clipmerge.errors import BadInput
 from clipmerge.merge.registry import Number
 from clipmerge.study import profiles, results
-from clipmerge.study.condu import features, protocol
+from clipmerge.study.condu import features, fewshot, grading, protocol
 from clipmerge.study.condu import lora as condu_lora
 from clipmerge.study.profiles import Profile
 from clipmerge.study.profiles.settings import TaskRates
@@ -97,6 +97,14 @@ def chain(profile: Profile, steps: int, lr: float) -> pd.DataFrame:
     return rows.assign(steps=steps, lr=lr)
 
 
+def few(profile: Profile, lr: float) -> pd.DataFrame:
+    """Experts of a few images a class, as they are and out of ConDU's last session."""
+    short = replace(profile.few_shot, lr=lr, session_seeds=())
+    rows = fewshot.run(replace(profile, few_shot=short, lr_by_task=COMMON), ("experts", "condu-ft"), [SEED])
+    rows = rows[rows.prototypes != grading.FULL].drop(columns="prototypes")
+    return rows.assign(steps=short.steps, shots=short.shots, lr=lr)
+
+
 def time(profile: Profile, steps: int, lr: float) -> pd.DataFrame:
     """TIME's reference, sequential fine-tuning with replay, before and after the stream; its best ``gm`` is taken.
 
@@ -116,6 +124,7 @@ RAIL_GRID = {"width": (1024, 2048), "ridge": (0.001, 0.01, 0.1, 1.0), "fusion": 
 SEARCHES = {
     "experts": (Search(experts, {"steps": (240,), "classes": (48,), "lr": (1e-4, 2e-4, 3e-4)}),),
     "chain": (Search(chain, {"steps": (120,), "lr": (1e-4, 3e-4)}),),
+    "few": (Search(few, {"lr": (3e-4, 1e-3)}),),
     "rules": (Search(rules, {}),),
     "lora": (Search(lora, {"lr": (3e-3, 1e-2, 3e-2)}),),
     "baselines": (Search(rail, RAIL_GRID), Search(l2, {"strength": (0.01, 0.1, 1.0)})),
