@@ -34,7 +34,7 @@ MEANS = {  # method, metric → trials
     "experts": {("experts", "validation"): 2, ("condu-ft", "validation"): 2, ("average", "validation"): 2},
     "chain": {("continual-ft", "validation"): 2},
     "few": {("experts", "validation"): 1, ("condu-ft", "validation"): 1},
-    "rules": {("condu-ft", "own"): 3 * 35, ("condu-ft", "union"): 3 * 35},  # sides × (4 + 3 numbers of voters × 5 weights)
+    "rules": {("condu-ft", "own"): 105, ("condu-ft", "union"): 105},  # 3 sides × (4 + 3 numbers of voters) × 5 weights
     "lora": {(name, "validation"): 1 for name in ("experts", "condu-lora (product)", "condu-lora (factors)")},
     "baselines": {("rail", "validation"): 2, ("l2", "validation"): 1},
     "time": {(name, metric): 2 for name in ("ft/ft", "zero-shot") for metric in ("ka", "zs", "gm")},
