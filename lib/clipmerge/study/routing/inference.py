@@ -78,7 +78,7 @@ def similarity(
 
 
 def chosen(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
-    """Method ``condu-ft (chosen rule)`` after the last session, by label space: `profile.inference.chosen` votes."""
+    """Method ``condu-ft, chosen rule`` after the last session, by label space: `profile.inference.chosen` votes."""
     rule, frames = profile.inference.chosen, []
     for seed in profile.seeds if seeds is None else seeds:
         panel = ensemble.load(profile, "condu-ft", seed)
@@ -87,7 +87,7 @@ def chosen(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame
         graded = ensemble.grade(panel, {"chosen": votes}, voting.SPACES).drop(columns="scheme")
         frames.append(graded.assign(metric="last", seed=seed))
     frame = pd.concat(frames, ignore_index=True)
-    frame = frame.assign(method="condu-ft (chosen rule)", source="ours", model=profile.model)
+    frame = frame.assign(method="condu-ft, chosen rule", source="ours", model=profile.model)
     return results.tidy(ensemble.with_means(frame))
 
 
