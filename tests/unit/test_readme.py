@@ -9,19 +9,18 @@ from clipmerge import paths
 README = (paths.REPO / "README.md").read_text(encoding="utf8")
 
 
-def test_the_ten_line_core_runs_and_gives_an_expert_back():
+def test_the_demo_runs_and_is_what_one_computes_by_hand(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert sum(bool(line.strip()) for line in code.splitlines()) <= 10
     names = {}
     exec(code, names)  # noqa: S102
-    base, expert, first = names["base"], names["experts"][0], names["first"]
-    assert first.keys() == base.keys()
-    change = torch.cat([(first[k] - base[k]).flatten() for k in base])
-    wanted = torch.cat([(expert[k] - base[k]).flatten() for k in base])
-    torch.testing.assert_close(change, wanted, atol=1e-4, rtol=0)  # parallel deltas: ConDU loses nothing
+    # session 2 meets 1.6, 0, 0, 0 (λ = 1.6 / 0.9) and 1.8 / 2.3 times 0.9, 0.7, -0.6, 0.1; signs of the sums: + + + -
+    wanted = torch.tensor([1.6, 0.7 * 1.8 / 2.3, 0.8, -0.4])
+    torch.testing.assert_close(names["unified"].delta["w"], wanted)
+    assert capsys.readouterr().out.count("comes back as") == 3
 
 
 def test_every_file_it_links_to_exists():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    local = [link for link in links if not link.startswith("http")]
-    assert local and all((paths.REPO / link).exists() for link in local), local
+    for page in (paths.REPO / "README.md", *sorted((paths.REPO / "docs").glob("*.md"))):
+        links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf8"))
+        local = [link for link in links if not link.startswith("http")]
+        assert all((page.parent / link).exists() for link in local), (page.name, local)
