@@ -122,7 +122,7 @@ def time(profile: Profile, steps: int, lr: float) -> pd.DataFrame:
 
 RAIL_GRID = {"width": (1024, 2048), "ridge": (0.001, 0.01, 0.1, 1.0), "fusion": (0.5, 0.8, 0.9, 0.95, 1.0)}
 SEARCHES = {
-    "experts": (Search(experts, {"steps": (240,), "classes": (48,), "lr": (1e-4, 2e-4, 3e-4)}),),
+    "experts": (Search(experts, {"steps": (240,), "classes": (48,), "lr": (3e-4, 5e-4)}),),
     "chain": (Search(chain, {"steps": (120,), "lr": (1e-4, 3e-4)}),),
     "few": (Search(few, {"lr": (3e-4, 1e-3)}),),
     "rules": (Search(rules, {}),),
