@@ -20,8 +20,8 @@ def ties(
     """θ = θ⁰ + s · mean of the trimmed τ_k that carry the elected sign sgn Σ_k τ_k (Yadav et al., arXiv 2306.01708).
 
     `keep` is TIES' K: the share of largest |τ_k| that survives, default the paper's 20 %. TIME's `prune_percentile` is
-    the share that goes: `prune=p` instead of `keep`. Values equal to the threshold stay, as in both codes. `per`: the
-    vector that is trimmed, the whole "model" (paper), each "tower" (TIME) or each "tensor". `zero`: sign where the sum
+    the share that goes: `prune=p` instead of `keep`. Values equal to the threshold stay, as in TIES' and TIME's codes
+    (mergekit takes exactly as many values as it keeps, so it may drop some of them). `per`: the vector that is trimmed, the whole "model" (paper), each "tower" (TIME) or each "tensor". `zero`: sign where the sum
     is exactly 0, "majority" of all elected signs (both codes) or "none" (such coordinates do not move).
     """
     within("keep", keep, 0, 1)
@@ -65,15 +65,18 @@ def breadcrumbs_ties(
 ) -> Recipe:
     """Model Breadcrumbs (Davari & Belilovsky 2024, arXiv 2312.06795), then TIES' election.
 
-    Of each τ_k the share `prune` of smallest and the share `top` of largest magnitudes go. Breadcrumbs itself masks
-    `per="tensor"`; TIME per "tower", with top 0.01 in its configs (class default 0.2). `merge`: "mean" of the agreeing
-    values (TIME's configs) or their "sum" (its class default, and Breadcrumbs' own task vectors).
+    Of each τ_k the share `prune` of smallest and the share `top` of largest magnitudes go: of n values the ⌊prune·n⌋
+    smallest, the last of them too, and the ⌊top·n⌋ largest. Breadcrumbs itself masks `per="tensor"`; TIME per "tower",
+    with top 0.01 in its configs (class default 0.2). `merge`: "mean" of the agreeing values (TIME's configs) or their
+    "sum" (its class default, and Breadcrumbs' own task vectors). Shares that leave nothing are refused, as there.
     """
     within("prune", prune, 0, 1)
-    within("top", top, 0, 1 - prune)
+    within("top", top, 0, 1)
+    if prune + top >= 1:
+        raise BadInput(f"prune + top: expected less than 1, or nothing is left, found {prune + top:g}")
 
-    def ranks(count: int) -> tuple[int, int]:
-        return int(prune * count), count - int(top * count)
+    def ranks(count: int) -> tuple[int, int]:  # of the smallest and the largest value that stay
+        return min(count, int(prune * count) + 1), count - int(top * count)
 
     total = among("merge", merge, ("mean", "sum")) == "sum"
     return _elect_and_mean(_trimmed, scale, zero, per, total, ranks)

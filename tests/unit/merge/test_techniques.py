@@ -111,10 +111,24 @@ def test_ties_trims_what_per_says():
 
 
 def test_breadcrumbs_ties():
-    # of 4 magnitudes, ranks 2 (the threshold itself) and 3 stay: [. 2 3 .], [. 3 -2 .]
-    deltas = [1.0, 2.0, 3.0, 4.0], [4.0, 3.0, -2.0, 1.0]
-    assert merged("breadcrumbs_ties", *deltas, prune=0.5, top=0.25) == [0.0, 2.5, 3.0, 0.0]
-    assert merged("breadcrumbs_ties", *deltas, prune=0.5, top=0.25, merge="sum") == [0.0, 5.0, 3.0, 0.0]
+    # of 5 magnitudes the 2 smallest (ranks 1 and 2) and the largest go, ranks 3 and 4 stay: [. . 3 4 .], [. 4 -3 . .]
+    deltas = [1.0, 2.0, 3.0, 4.0, 5.0], [5.0, 4.0, -3.0, 2.0, 1.0]
+    # sums [0, 4, 0, 4, 0]: more + than −, so where the sum is 0 the sign is + and 3 stays, −3 goes
+    assert merged("breadcrumbs_ties", *deltas, prune=0.4, top=0.2) == [0.0, 4.0, 3.0, 4.0, 0.0]
+    # prune 0.2: ranks 2 to 4 stay, [. 2 3 4 .], [. 4 -3 2 .]; sums [0, 6, 0, 6, 0]
+    assert merged("breadcrumbs_ties", *deltas, prune=0.2, top=0.2) == [0.0, 3.0, 3.0, 3.0, 0.0]
+    assert merged("breadcrumbs_ties", *deltas, prune=0.2, top=0.2, merge="sum") == [0.0, 6.0, 3.0, 6.0, 0.0]
+    assert merged("breadcrumbs_ties", deltas[0], prune=0.0, top=0.0) == deltas[0]
+    with pytest.raises(BadInput, match="prune [+] top: expected less than 1"):
+        merged("breadcrumbs_ties", *deltas, prune=0.8, top=0.2)
+
+
+def test_breadcrumbs_keeps_as_many_as_it_says():
+    values = torch.randn(101, generator=torch.Generator().manual_seed(0)).tolist()
+    left = merged("breadcrumbs_ties", values, prune=0.85, top=0.02)
+    magnitudes = sorted(map(abs, values))
+    assert [v for v in left if v] == [v for v in values if magnitudes[85] <= abs(v) <= magnitudes[98]]  # 101 - 85 - 2
+    assert sum(v != 0 for v in left) == 14
 
 
 def test_dare_ties():
