@@ -30,14 +30,16 @@ def adapt(
     """
     model.train()
     tokenize = models.tokenizer(name)
-    optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
+    betas = (recipe.beta1, recipe.beta2)
+    optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, betas, whole=recipe.decay == "all")
     warmup, log = round(recipe.warmup * recipe.steps), []
     for step in range(recipe.steps):
         pairs = batch(training.generator(seed * TASKS + task, step))
         image = models.encode_image(model, pairs.images)
         text = models.encode_text(model, tokenize(pairs.captions))
         scale = model.logit_scale.exp()
-        loss = pretrain.contrastive(image.cpu(), text.cpu(), scale.cpu(), pairs.names)  # small: its place costs nothing
+        names = pairs.names if recipe.positives == "name" else range(len(pairs.names))
+        loss = pretrain.contrastive(image.cpu(), text.cpu(), scale.cpu(), names)  # small: its place costs nothing
         lr = training.rate(step, recipe.steps, recipe.lr, warmup, recipe.floor)
         training.descend(model, optimizer, loss, lr, recipe.clip_norm)
         training.cap_scale(model)

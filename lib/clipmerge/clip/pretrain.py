@@ -9,7 +9,7 @@ The loss is CLIP's, with one change: pictures of the same name in a batch count 
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def watch(model: nn.Module, tokenize: Callable, watched: Mapping[str, Pairs]) ->
 
 
 def contrastive(
-    image: Float[Tensor, "n dim"], text: Float[Tensor, "n dim"], scale: Tensor, names: Sequence[str]
+    image: Float[Tensor, "n dim"], text: Float[Tensor, "n dim"], scale: Tensor, names: Sequence[Hashable]
 ) -> Tensor:
     """CLIP's symmetric cross-entropy; targets are shared evenly among pairs of the same name."""
     number = {name: i for i, name in enumerate(dict.fromkeys(names))}

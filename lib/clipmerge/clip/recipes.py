@@ -49,6 +49,11 @@ class Adapt:
     clip_norm: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.999
+    positives: str = "diagonal"  # texts that are right for an image: its own alone (TIME's code), or all of its "name"
+    decay: str = "all"  # what weight decay acts on: all that trains (TIME's code), or "matrices", no gain and no bias
 
     def __post_init__(self) -> None:
-        expect(self, {name: (getattr(self, name) > 0, "above 0") for name in ("steps", "batch", "lr", "clip_norm")})
+        rules = {name: (getattr(self, name) > 0, "above 0") for name in ("steps", "batch", "lr", "clip_norm")}
+        rules["positives"] = (self.positives in ("diagonal", "name"), "diagonal or name")
+        rules["decay"] = (self.decay in ("all", "matrices"), "all or matrices")
+        expect(self, rules)

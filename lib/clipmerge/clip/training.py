@@ -26,12 +26,14 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
 
 
-def adamw(model: nn.Module, lr: float, decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW over what is trainable; gains, biases and the temperature are not decayed."""
+def adamw(
+    model: nn.Module, lr: float, decay: float, betas: tuple[float, float], whole: bool = False
+) -> torch.optim.AdamW:
+    """AdamW over what is trainable; gains, biases and the temperature are not decayed, unless `whole`."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for _, p in named if p.ndim >= 2], "weight_decay": decay},
-        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for _, p in named if p.ndim < 2], "weight_decay": decay if whole else 0.0},
     ]
     fused = all(p.device.type in ("cpu", "cuda") for _, p in named)  # one kernel a tensor: a fifth less time a step
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=fused)

@@ -21,8 +21,9 @@ def ties(
 
     `keep` is TIES' K: the share of largest |τ_k| that survives, default the paper's 20 %. TIME's `prune_percentile` is
     the share that goes: `prune=p` instead of `keep`. Values equal to the threshold stay, as in TIES' and TIME's codes
-    (mergekit takes exactly as many values as it keeps, so it may drop some of them). `per`: the vector that is trimmed, the whole "model" (paper), each "tower" (TIME) or each "tensor". `zero`: sign where the sum
-    is exactly 0, "majority" of all elected signs (both codes) or "none" (such coordinates do not move).
+    (mergekit takes exactly as many values as it keeps, so it may drop some of them). `per`: the vector that is trimmed,
+    the whole "model" (paper), each "tower" (TIME) or each "tensor". `zero`: sign where the sum is exactly 0, "majority"
+    of all elected signs (both codes) or "none" (such coordinates do not move).
     """
     within("keep", keep, 0, 1)
     prune = None if prune is None else within("prune", prune, 0, 1)

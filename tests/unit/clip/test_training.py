@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from clipmerge import files
-from clipmerge.clip import augment, datasets, finetune, models, pairs, pool, pretrain, prompts, training, web
+from clipmerge.clip import adapt, augment, datasets, finetune, models, pairs, pool, pretrain, prompts, training, web
 from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 
@@ -204,6 +205,42 @@ def test_matching_names_share_the_target():
     row_alone = math.log(math.exp(2) + 3) - 2  # one match of logit 2 among three of logit 0
     row_shared = math.log(2 * math.exp(2) + 2) - 2  # two matches of logit 2, half a target each
     assert loss.item() == pytest.approx((2 * row_alone + 2 * row_shared) / 4, abs=1e-6)
+
+
+def test_only_the_diagonal_matches_where_names_are_positions():
+    """The last two pairs look alike, yet each text is right for its own image alone: one match of logit 2 in two."""
+    image = text = torch.eye(4)[[0, 1, 2, 2]]
+    loss = pretrain.contrastive(image, text, torch.tensor(2.0), range(4))
+    row_alone = math.log(math.exp(2) + 3) - 2
+    row_rival = math.log(2 * math.exp(2) + 2) - 2
+    assert loss.item() == pytest.approx((2 * row_alone + 2 * row_rival) / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("whole", "gain"), [(False, 2.0), (True, 2.0 * (1 - 0.1 * 0.5))])
+def test_what_weight_decay_acts_on(whole, gain):
+    model = nn.LayerNorm(3)
+    nn.init.constant_(model.weight, 2.0)
+    model.weight.grad = torch.zeros(3)  # AdamW without a gradient: the decay alone, p ← p (1 − rate · decay)
+    training.adamw(model, 0.1, 0.5, (0.9, 0.999), whole=whole).step()
+    assert model.weight.tolist() == pytest.approx([gain] * 3)
+
+
+def test_adaptation_learns_by_the_rule_it_is_given():
+    images = torch.randint(0, 255, (4, 3, 32, 32), generator=training.generator(0, 0), dtype=torch.uint8)
+    batch = pairs.Pairs(images, ["a cat.", "a photo of a cat.", "a dog.", "a cow."], ["cat", "cat", "dog", "cow"])
+    losses = {}
+    for positives in ("name", "diagonal"):
+        model = models.create("nano-xs")
+        recipe = adapt.Recipe(steps=1, batch=4, lr=1e-5, positives=positives)
+        losses[positives] = adapt.adapt(model, "nano-xs", lambda _: batch, recipe)[0]["loss"]
+    model = models.create("nano-xs")
+    z, w = models.encode_image(model, images), models.encode_text(model, models.tokenizer("nano-xs")(batch.captions))
+    logits, own = model.logit_scale.exp() * z @ w.T, torch.arange(4)
+    by_hand = (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
+    assert losses["diagonal"] == pytest.approx(by_hand.item(), rel=1e-4)
+    assert losses["name"] != pytest.approx(losses["diagonal"], rel=1e-3)
+    with pytest.raises(BadInput, match="positives: expected diagonal or name"):
+        adapt.Recipe(positives="class")
 
 
 def test_augmented_pictures_differ_from_step_to_step_but_not_from_run_to_run(pictures):
