@@ -37,6 +37,21 @@ def test_factors_alone_in_a_session_come_back_as_they_were(tmp_path):
         torch.testing.assert_close(found[name], tensor, atol=1e-7, rtol=1e-6)
 
 
+def test_factors_are_unified_one_by_one_and_multiplied_afterwards(tmp_path, monkeypatch):
+    """By hand, rank 1. A: sums [3, 2], u = [2, 3]; B: sums [-2, 2], u = [-3, 1]; of the first expert [1 0], [0 1] stay.
+
+    λ is the ratio of mean magnitudes, added over A and B: (1.5 + 1) / (1 + 0.5) and (2 + 2) / (2.5 + 2).
+    """
+    begin = {"l.A": torch.tensor([[1.0, 0.0]]), "l.B": torch.tensor([[0.0], [1.0]])}
+    first = {"l.A": torch.tensor([[2.0, -1.0]]), "l.B": torch.tensor([[1.0], [1.0]])}
+    second = {"l.A": torch.tensor([[1.0, 3.0]]), "l.B": torch.tensor([[-3.0], [1.0]])}
+    folder.save(condu.unify([first, second]), tmp_path / sessions.UNIFIED)
+    monkeypatch.setattr(lora, "start", lambda config: begin)
+    bank = sessions.bank({"session": tmp_path}, CONFIG)
+    torch.testing.assert_close(bank(0), {"l.weight": torch.tensor([[0.0, 0.0], [104 / 9, 0.0]])})
+    torch.testing.assert_close(bank(1), {"l.weight": torch.tensor([[-200 / 27, -64 / 9], [425 / 81, 136 / 27]])})
+
+
 def test_unifying_factors_is_not_unifying_products():
     first, second = random_change(0), random_change(1)
     apart = lora.multiply(lora.start(CONFIG), condu.decouple(condu.unify([first, second]), 0))
@@ -68,6 +83,8 @@ def test_rows_are_those_of_table_1():
     again = condu_lora.run(PROFILE, seeds=[0], every=())
     both = rows[rows.metric == "last"].set_index("task").value
     assert again.set_index("task").value.to_dict() == both.to_dict()
+    variant = condu_lora.run(PROFILE, seeds=[0], kind="product", every=())
+    assert set(variant.method) == {"condu-lora-product"}
 
 
 def test_factor_sessions_are_graded_like_the_products_they_stand_for():

@@ -6,6 +6,7 @@ done for the profile's ``few_shot.session_methods`` and ``session_seeds``; other
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 
@@ -46,8 +47,9 @@ def learner(profile: Profile, method: str, seed: int) -> Learner:
     """How few-shot experts are learned; the steps that grade them make prototypes of their images too."""
     shots = {"shots": profile.few_shot.shots}
     if method == "condu-lora":
-        dense = condu_lora.learner(profile, "product", seed, lambda t: lora_step(profile, t, seed), "/few-lora")
-        return Learner(dense.name, dense.learn, shots)
+        tuned = partial(lora_step, profile, seed=seed)
+        factors = condu_lora.learner(profile, condu_lora.DEPLOYED, seed, tuned, "/few-lora")
+        return Learner(factors.name, factors.learn, factors.config | shots)
     return Learner("/few", lambda task, start: step(profile, task, seed, start), shots)
 
 

@@ -1,10 +1,10 @@
-"""ConDU with LoRA experts, its deltas taken on the product B A or on the factors A and B by themselves.
+"""ConDU with LoRA experts, its deltas taken on the factors A and B by themselves or on the product B A.
 
-``product``: the experts' dense deltas s · B A are unified, as those of full fine-tuning are; nothing else changes.
-``factors``: A and B are unified as if they were weights of their own, and multiplied after decoupling (what the
-authors' code does). ``other-init``: the same with deltas taken from another random initialisation than the one tuning
-started from, an offset all tasks share (the authors' code again, which draws three; here for comparison). ``experts``
-unifies nothing: what the experts themselves know.
+``factors``, the method ``condu-lora``: A and B are unified as if they were weights of their own, and multiplied after
+decoupling (what the authors' code does). ``product``, a variant of ours: the experts' dense deltas s · B A are unified,
+as those of full fine-tuning are. ``other-init``: factors again, with deltas taken from another random initialisation
+than the one tuning started from, an offset all tasks share (the authors' code draws three; here for comparison).
+``experts`` unifies nothing: what the experts themselves know.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,9 @@ from clipmerge.study.condu.contract import Learner
 from clipmerge.study.experts import lora
 from clipmerge.study.profiles import Profile
 
-KINDS = ("product", "factors", "other-init", "experts")
-DEPLOYED = "product"  # what `condu-lora` means in every table: the better one on validation images (`tuning`)
+DEPLOYED = "factors"  # what `condu-lora` means in every table
+KINDS = {kind: f"condu-lora-{kind}" for kind in ("product", "other-init")}  # by the method's name in rows
+KINDS |= {DEPLOYED: "condu-lora", "experts": "experts"}
 OTHER = 1000  # added to a seed: the other initialisation
 
 
@@ -73,11 +74,11 @@ def run(
     kind: str = DEPLOYED,
     every: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Tidy rows like `protocol.run`'s, method ``condu-lora``: every session's accuracy, transfer, average and last.
+    """Tidy rows like `protocol.run`'s, method as `KINDS` says: every session's accuracy, transfer, average and last.
 
     `every` names the seeds to grade after every session (None: all); others give last alone, at a tenth of the work.
     """
     seeds = profile.seeds if seeds is None else seeds
-    plans = {("condu-lora", seed): plan(profile, kind, seed, order) for seed in seeds}
+    plans = {(KINDS[kind], seed): plan(profile, kind, seed, order) for seed in seeds}
     kept = {key: steps if every is None or key[1] in every else steps[-1:] for key, steps in plans.items()}
     return protocol.rows(profile, kept, order)
