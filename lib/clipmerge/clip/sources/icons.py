@@ -82,16 +82,16 @@ def concepts(manifest: Manifest) -> Decoded:
 
 
 def lucide(manifest: Manifest) -> Decoded:
-    """Lucide icons with a one-word name that enough families of the pretraining pool know by the same name."""
+    """Lucide icons with a name of one or two words that enough families of the pretraining pool know by the same name."""
     options = manifest.options
     known = [{icon.name for icon in family(name)} for name in options["known_in"]]
     taken = {stem for stems in manifests.load("icons").options["concepts"].values() for stem in stems}
     drawings = {}
     for icon in family("lucide"):
-        plain = re.fullmatch("[a-z]{3,}", icon.name)
+        plain = re.fullmatch("[a-z]{3,}(-[a-z]{3,})?", icon.name)
         fresh = icon.name not in taken and not icon.among(options["in_pool"])
         if plain and fresh and sum(icon.name in names for names in known) >= options["least"]:
-            drawings[icon.name] = icon.svg
+            drawings[icon.name.replace("-", " ")] = icon.svg
     decoded = Decoded(tuple(drawings))
     decoded.test.extend((paint(svg, (0, 0, 0)), label) for label, svg in enumerate(drawings.values()))
     return decoded
