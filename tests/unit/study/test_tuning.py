@@ -143,7 +143,8 @@ def test_the_laptop_profile_has_the_best_of_what_is_committed():
 
     rows = committed("rules")
     rule = laptop.inference.chosen
-    words = f"{rule.prototypes} {rule.k} {rule.base} {rule.weighting} {rule.tau}"
+    parts = (rule.prototypes, rule.k, rule.base, rule.weighting, rule.tau)
+    words = " ".join(str(part) for part in parts if part is not None)
     means = rows[(rows.task == "mean") & (rows.metric == "own")].set_index("setting").value
     assert means[words] == means.max()
 
