@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from clipmerge import files
-from clipmerge.clip import models
+from clipmerge.clip import evaluate, finetune, models, training
 from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
-from clipmerge.study.baselines import ddas, icarl, losses, mixture, rail, sequential, wise_ft
+from clipmerge.study.baselines import ddas, icarl, losses, mixture, rail, reference, sequential, wise_ft
 from clipmerge.study.cache import store
 from clipmerge.study.condu import contract, features, orders, protocol
 
@@ -93,6 +93,23 @@ def test_wise_ft_interpolates():
 
 def test_the_first_task_of_icarl_is_plain():
     assert icarl.rehearse(_task(memory=10)) == sequential.Change()
+
+
+def test_icarl_is_taught_by_the_base_in_the_words_of_the_new_task():
+    past = experts.task_config(TINY, TASKS[1])
+    task, base = _task(earlier=[past], memory=8, temperature=2.0), models.create("nano-xs")
+    with torch.no_grad():
+        task.start.text_projection *= 1.5  # whoever the task starts from
+        task.start.visual.proj += 0.1
+        task.model.visual.proj += 0.05
+    images, _ = icarl.exemplars([experts.dataset(past)], 8, task.seed)
+    pick = torch.randint(len(images), (4,), generator=training.generator(task.seed + 1, 0))
+    tokens = reference.class_tokens("nano-xs", task.data)
+    own = task.data.train_images[:4], task.data.train_labels[:4], tokens, 0.2
+    old, new = evaluate.features(base, images[pick]), models.encode_image(task.model, images[pick])
+    held = losses.both_ways(old, new, reference.text_features(base, tokens), task.model.logit_scale.exp(), 2.0)
+    expected = finetune.class_loss(task.model, *own) + held
+    assert icarl.rehearse(task).loss(task.model, *own).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @settings(max_examples=15)

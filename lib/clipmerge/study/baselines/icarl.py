@@ -1,6 +1,8 @@
-"""iCaRL as MTIL's authors adapt it: the start of each task teaches on stored exemplars of earlier ones.
+"""iCaRL as MTIL's authors adapt it: the base teaches on stored exemplars of earlier tasks, with the newcomer's texts.
 
-Classification stays CLIP's (text heads, not iCaRL's nearest class mean), as in ZSCL's comparison.
+So their code does by default (no ``--ref-model``): the teacher is θ⁰, not the model before the task, and the exemplars
+are compared with the class texts of the task at hand, not with their own. Classification stays CLIP's (text heads, not
+iCaRL's nearest class mean), as in ZSCL's comparison.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from clipmerge.clip import evaluate
+from clipmerge.clip import evaluate, models
 from clipmerge.clip.datasets import Dataset
 from clipmerge.study import experts
 from clipmerge.study.baselines import reference, sequential
@@ -41,15 +43,15 @@ def learn(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
 
 
 def rehearse(task: Task) -> Change:
-    """``CE + KD_T(θ_{t−1} → θ)`` on stored exemplars and their tasks' class texts."""
+    """``CE + KD_T(θ⁰ → θ)`` on stored exemplars and the new task's class texts, both ways."""
     earlier = [experts.dataset(past) for past in task.config["earlier"]]
     if not earlier:
         return Change()
     options = task.config["options"]
     images, _ = exemplars(earlier, options["memory"], task.seed)
-    tokens = torch.cat([reference.class_tokens(task.name, data) for data in earlier])
-    old = evaluate.features(task.start, images)
-    texts = reference.text_features(task.start, tokens)
+    teacher = models.create(task.name)
+    old = evaluate.features(teacher, images)
+    texts = reference.text_features(teacher, reference.class_tokens(task.name, task.data))
     return Change(sequential.distil_on_others(task, images, old, texts, options["temperature"]))
 
 
