@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from clipmerge import files, paths
+from clipmerge.bench import mergekit
 from clipmerge.book import figures
 from clipmerge.book.figures import BLACK, BLUE, RED, WIDTH
 from clipmerge.book.setup import setup
@@ -43,14 +44,17 @@ LOOKS = {
 }
 
 
-def run(model: str, counts: Sequence[int], plain: int, threads: int, out: str = "") -> str:
-    """Measure all operations for every number of experts in `counts` and save `bench_merge`; returns its caption."""
+def run(model: str, counts: Sequence[int], plain: int, threads: int, out: str = "", theirs: str = "") -> str:
+    """Measure all operations for every number of experts in `counts` and save `bench_merge`; returns its caption.
+
+    `theirs` is mergekit's command, if it is to be measured too.
+    """
     started = setup("laptop", 0, out)
     parent = paths.cache("bench")
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent) as place:
         size = write_models(model, max(counts), Path(place))
-        rows = pd.DataFrame(list(measurements(counts, plain, size, Path(place), threads)))
+        rows = pd.DataFrame(list(measurements(counts, plain, size, Path(place), threads, theirs)))
     caption = note(rows, model, size, threads)
     figures.save(draw(rows), "bench_merge", rows, started, caption)
     return caption
@@ -76,23 +80,32 @@ def write_models(model: str, count: int, place: Path) -> int:
     return size
 
 
-def measurements(counts: Sequence[int], plain: int, size: int, place: Path, threads: int) -> Iterator[dict]:
+def measurements(
+    counts: Sequence[int], plain: int, size: int, place: Path, threads: int, theirs: str = ""
+) -> Iterator[dict]:
     """All of them, as tidy rows; each leaves the folder as it was."""
     for count in counts:
-        for operation, implementation in _wanted(count, plain, size):
-            values = _alone(operation, implementation, count, place, threads)
-            values |= _command(operation, count, place, threads) if implementation == "streaming" else {}
+        for operation, implementation in _wanted(count, plain, size, theirs):
+            if implementation == "mergekit":
+                experts = [place / f"expert-{k:02}.safetensors" for k in range(1, count + 1)]
+                taken = mergekit.seconds(theirs, operation, place / "base.safetensors", experts, threads, place)
+                values = {"process_seconds": round(taken, 3)}
+            else:
+                values = _alone(operation, implementation, count, place, threads)
+                values |= _command(operation, count, place, threads) if implementation == "streaming" else {}
             print(f"{operation:10} {implementation:10} n = {count:2} {values}", file=sys.stderr)
             names = {"method": implementation, "task": operation, "seed": None, "n": count, "source": "ours"}
             names |= {"operation": operation, "implementation": implementation, "experts": count}
             yield from ({**names, "metric": metric, "value": value} for metric, value in values.items())
 
 
-def _wanted(count: int, plain: int, size: int) -> Iterator[tuple[str, str]]:
+def _wanted(count: int, plain: int, size: int, theirs: str) -> Iterator[tuple[str, str]]:
     """Operation and implementation of each measurement with `count` experts; what is plain must fit into memory."""
     yield "read-write", "floor"
     for operation in OPERATIONS:
         yield operation, "streaming"
+        if theirs and operation in mergekit.METHODS:
+            yield operation, "mergekit"
         most = min(plain, SLOW.get(operation, plain))
         if count <= most and COPIES[operation](count) * size < 0.8 * psutil.virtual_memory().available:
             yield operation, "whole-dict"
@@ -164,4 +177,9 @@ def note(rows: pd.DataFrame, model: str, size: int, threads: int) -> str:
     plain = value.get(("unify", "whole-dict", n, "seconds"))
     if plain:
         said.append(f"the whole-dict version takes {plain:.1f} s, {plain / ours:.1f} times as long.")
+    for operation in mergekit.METHODS:
+        other = value.get((operation, "mergekit", n, "process_seconds"))
+        if other:
+            own = value[operation, "streaming", n, "process_seconds"]
+            said.append(f"{operation} as a whole process: {own:.1f} s, mergekit-pytorch {other:.1f} s.")
     return " ".join(said)

@@ -85,6 +85,7 @@ def rules(profile: Profile) -> pd.DataFrame:
     """Who votes, with what weight, by which prototypes, when nobody says which task an image is from."""
     frames = [inference.sweep(profile, [SEED], side).assign(prototypes=side) for side in features.SIDES]
     rows = pd.concat(frames, ignore_index=True)
+    rows = rows[rows.task == "mean"]
     parts = rows[["prototypes", "k", "base", "weighting", "tau"]].itertuples(index=False)
     words = [" ".join(str(part) for part in rule if not pd.isna(part)) for rule in parts]
     return rows[[*results.COLUMNS]].assign(setting=words)
