@@ -77,7 +77,7 @@ def verdict(
     return {
         "claim": claim,
         "difference": f"{mean_sd(kept, digits)} {unit}".rstrip() if len(kept) else mean_sd(kept),
-        "95 %": f"[{found[0]:.{digits}f}, {found[1]:.{digits}f}]" if found else "–",
+        "95 %": "[{}, {}]".format(*(f"{end:z.{digits}f}" for end in found)) if found else "–",
         "seeds": len(kept),
         "verdict": answer,
     }
@@ -87,12 +87,13 @@ def best_elsewhere(scores: pd.DataFrame) -> pd.Series:
     """For each seed (row), the score of the candidate (column) that is best on average over the *other* seeds.
 
     Whoever takes the best of several on the numbers it is then judged by takes its luck as well; here nobody is judged
-    on a seed that chose it. Seeds on which a candidate is missing, or where there is no other seed, have no number. The
-    name of the result says who was chosen, most often chosen first.
+    on a seed that chose it. Candidates without any number are none; seeds on which another is missing, or without a
+    second seed, have no number. The name of the result says who was chosen, most often chosen first.
     """
-    whole = scores.dropna()
-    others = (whole.sum() - whole) / (len(whole) - 1) if len(whole) > 1 else whole.iloc[:0]
-    chosen = others.idxmax(axis=1)
+    whole = scores.dropna(axis=1, how="all").dropna()
+    if len(whole) < 2 or whole.empty:
+        return pd.Series(np.nan, index=scores.index, name="none")
+    chosen = ((whole.sum() - whole) / (len(whole) - 1)).idxmax(axis=1)
     taken = [whole.at[seed, candidate] for seed, candidate in chosen.items()]
     name = " or ".join(str(candidate) for candidate in chosen.value_counts().index)
     return pd.Series(taken, index=chosen.index, dtype="float64", name=name).reindex(scores.index)

@@ -137,7 +137,10 @@ def test_nobody_is_judged_on_the_seed_that_chose_it():
 def test_the_best_needs_other_seeds_and_all_its_candidates():
     scores = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [2.0, np.nan, 1.0]}, index=[0, 1, 2])
     assert best_elsewhere(scores).dropna().to_dict() == {0: 1.0, 2: 1.0}
+    assert best_elsewhere(scores.assign(c=np.nan)).dropna().to_dict() == {0: 1.0, 2: 1.0}
+    assert best_elsewhere(scores[[]]).isna().all() and list(best_elsewhere(scores[[]]).index) == [0, 1, 2]
     assert best_elsewhere(scores.loc[[0]]).isna().all()
+    assert best_elsewhere(scores.loc[[0]]).name == "none"
     assert list(best_elsewhere(scores.loc[[0]]).index) == [0]
 
 
