@@ -30,10 +30,7 @@ GROUPS = ("tasks", "extra", "heldout")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels of one dataset; held-out sets have an empty train part.
-
-    What a set lends to pretraining (`web`) is not in its train part.
-    """
+    """Images and labels of one dataset; held-out sets have an empty train part. What is lent (`web`) is not in it."""
 
     name: str
     title: str
