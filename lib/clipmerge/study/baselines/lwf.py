@@ -1,4 +1,8 @@
-"""Learning without forgetting: each task's start teaches, on the task's own images; plain, or on sentences of noise."""
+"""Learning without forgetting: each task's start teaches, on the task's own images; plain, or on sentences of noise.
+
+The teacher is asked about the training batch itself. ZSCL's code draws its images from a second loader over the same
+data, so there they are other images than those of the cross-entropy; here a step shows half as many.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
