@@ -57,7 +57,7 @@ def _looks() -> dict[str, dict[str, str]]:
         condu-lora       blue   ^  -- | joint            black  *  :  | l2                orange s  :
         lwf              orange ^  -- | icarl            orange v  -. | lwf-vr            orange D  -
         wise-ft          green  s  -. | zscl             green  o  -  | zscl*             green  *  :
-        rail             pink   s  -  | rail-primal      pink   v  :  | moe-adapters      red    D  --
+        rail             pink   s  -  | rail-dual        pink   v  :  | moe-adapters      red    D  --
         slerp            sky    s  -- | task_arithmetic  green  ^  -- | magmax            orange o  -
         ties             red    P  -. | dare_ties        red    X  :  | breadcrumbs_ties  pink   ^  --
         model_stock      blue   X  -. | tall_mask        black  D  -. | fisher            grey   ^  :

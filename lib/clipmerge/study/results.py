@@ -34,9 +34,9 @@ METHODS = {
     "WiSE-FT": "wise-ft",
     "ZSCL": "zscl",
     "ZSCL*": "zscl*",
-    "Dual-RAIL": "rail",
-    "RAIL-Primal": "rail-primal",
-    "Primal-RAIL": "rail-primal",
+    "Dual-RAIL": "rail-dual",
+    "RAIL-Primal": "rail",  # ours is of this form
+    "Primal-RAIL": "rail",
     "MoE-Adapters": "moe-adapters",
     "MoE-Adapter": "moe-adapters",
     "ConDU (FT)": "condu-ft",

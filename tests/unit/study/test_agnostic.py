@@ -46,6 +46,27 @@ def test_label_spaces_are_ordered_and_meet_at_the_end(answered):
     assert (by.seen.loc[3] == by.union.loc[3]).all()
 
 
+@pytest.mark.parametrize("method", ["rail", "zscl", "moe-adapters"])
+def test_baselines_are_the_protocols_in_more_label_spaces(method):
+    profile = replace(PROFILE, inference=replace(PROFILE.inference, baselines=(method,)))
+    known = protocol.plan(profile, method, 0)
+    store.build(known)
+    a = protocol.matrix(known, TASKS)
+    found = agnostic.sessions(profile, method, 0)
+    own = found[found.space == "own"].pivot(index="session", columns="task", values="value")[list(TASKS)].to_numpy()
+    assert own == pytest.approx(a)
+    by = found.pivot(index=["session", "task"], columns="space", values="value")
+    assert (by.seen.loc[3] == by.union.loc[3]).all() and (by.own > by.union).any()
+    if method != "rail":  # whose zero-shot part is a softmax over the space
+        assert (by.own >= by.seen).all() and (by.seen >= by.union).all()
+
+
+def test_baselines_have_the_seeds_there_are():
+    profile = replace(PROFILE, inference=replace(PROFILE.inference, baselines=("rail", "zscl")))
+    assert [agnostic.baselines(profile, seed) for seed in (0, 1)] == [["rail", "zscl"], ["rail"]]
+    assert set(profile.baselines.seeds) == {0}
+
+
 def test_a_panel_answers_as_the_step_does():
     config = experts.config(PROFILE, TASKS) | {"k": 1, "seen": 3, "known": False, "spaces": list(voting.SPACES)}
     inputs = {"features": ensemble.base_step(PROFILE)} | experts.base_inputs(PROFILE.model)

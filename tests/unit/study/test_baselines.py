@@ -14,11 +14,12 @@ from torch import nn
 from clipmerge import files
 from clipmerge.clip import evaluate, finetune, models, training
 from clipmerge.clip.compute import Compute
+from clipmerge.clip.datasets import Dataset
 from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
 from clipmerge.study.baselines import ddas, icarl, losses, mixture, rail, reference, sequential, wise_ft
 from clipmerge.study.cache import store
-from clipmerge.study.condu import contract, features, orders, protocol
+from clipmerge.study.condu import contract, features, fewshot, orders, protocol
 
 SMOKE = profiles.load("smoke")
 LAPTOP = profiles.load("laptop")
@@ -136,18 +137,83 @@ def test_rail_answers_outside_what_it_learnt_as_zero_shot_does():
     torch.testing.assert_close(fused[1], zero_shot[1].softmax(0).double())
 
 
+def test_rail_asks_zero_shot_in_all_words_whether_it_knows_the_image():
+    """Tasks a and b of two classes and of one; the second image of a looks like b, and the regression knows better."""
+    images, labels = torch.zeros(2, 32, 32, 3, dtype=torch.uint8), torch.tensor([0, 1])
+    a = Dataset("a", "A", ("a0", "a1"), ("{}",), images[:0], labels[:0], images, labels)
+    b = Dataset("b", "B", ("b0",), ("{}",), images[:0], labels[:0], images[:1], labels[:1])
+    e = torch.eye(3)
+    seen = {"head.a": e[:2], "head.b": e[2:], "z.a": e[[0, 2]], "z.b": e[2:]}
+    phi = {name: seen[f"z.{name}"].double() for name in "ab"}
+    state = replace(rail.empty(3, 1.0), weights=torch.tensor([[1.0, 0], [0, 0], [0, 1]]).double())
+    first = rail._graded([a, b], seen, phi, state, 1, 0.8)
+    expected = {"own": (100, 100), "seen": (100, 100), "union": (50, 100)}  # in all words it is b0, which is not learnt
+    assert {space: (first["full", space, "a"], first["full", space, "b"]) for space in expected} == expected
+    state = replace(state, weights=nn.functional.pad(state.weights, (0, 1)))
+    assert rail._graded([a, b], seen, phi, state, 2, 0.8)["full", "union", "a"] == 100  # 0.8 · 1 above 0.2 · 1
+
+
 def test_adapters_change_nothing_before_the_first_step_and_frozen_ones_never():
     model, images = models.create("nano-xs"), torch.randint(0, 255, (3, 32, 32, 3), dtype=torch.uint8)
     before = models.encode_image(model, images)
     mixtures = mixture.attach(model, 4, 2, tasks=2, seed=0)
     torch.testing.assert_close(models.encode_image(model, images), before)
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"mixtures"}
-    one = mixtures[0]
+    one = mixtures[0].train()
     one.frozen[1] = True
-    one(torch.randn(8, 5, one.down.shape[1])).sum().backward()
-    assert (one.up.grad[:, 2:4] == 0).all() and one.up.grad.abs().sum() > 0
+    nn.init.ones_(one.up)
+    one(torch.randn(64, 5, one.down.shape[1])).sum().backward()
+    for grad in (one.up.grad[:, 2:4], one.down.grad[2:4], one.down_bias.grad[2:4], one.up_bias.grad[1]):
+        assert (grad == 0).all()
+    assert all(p.grad.abs().sum() > 0 for p in (one.up, one.down, one.down_bias, one.up_bias, one.router, one.noise))
     gates = one.gates(torch.randn(8, one.down.shape[1]))
     assert ((gates > 0).sum(1) == 2).all() and torch.allclose(gates.sum(1), torch.ones(8))
+
+
+def _by_hand():
+    """Three experts of rank 1 on two numbers; the router prefers the second and third for a first token [1, 0]."""
+    one = mixture.Mixture(2, 3, 1, 2, torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        one.task = 1
+        one.router[1] = torch.tensor([[-5.0, 9.0], [log(3), 9.0], [0.0, 9.0]])
+        one.down.copy_(torch.tensor([[7.0, 7.0], [1.0, 1.0], [1.0, -1.0]]))
+        one.down_bias.copy_(torch.tensor([7.0, 0.5, 0.0]))
+        one.up.copy_(torch.tensor([[7.0, 2.0, 4.0], [7.0, 0.0, 8.0]]))
+        one.up_bias.copy_(torch.tensor([[7.0, 7.0], [0.0, 4.0], [0.0, 0.0]]))
+    return one
+
+
+def test_a_mixture_by_hand():
+    # gates: softmax of [log 3, 0] = [3/4, 1/4]; hidden of token [1, 0]: [1.5, 1], of [-1, 2]: [1.5, 0] (ReLU of -3)
+    out = _by_hand()(torch.tensor([[[1.0, 0.0], [-1.0, 2.0]]]))
+    first = [0.1 * (0.75 * 1.5 * 2 + 0.25 * 1 * 4), 0.1 * (0.75 * 4 + 0.25 * 1 * 8)]
+    second = [0.1 * 0.75 * 1.5 * 2, 0.1 * 0.75 * 4]
+    torch.testing.assert_close(out, torch.tensor([[first, second]]))
+
+
+def test_a_mixture_is_noisy_while_it_trains_and_only_then():
+    torch.manual_seed(0)
+    one, x = _by_hand(), torch.tensor([[[1.0, 0.0]]]).expand(4000, 1, 2)
+    one.noise.data[1] = torch.tensor([[-50.0, 0.0]] * 3)  # softplus of −50: nothing is left but the least
+    spread = one.train().gates(x[:, 0])
+    odds = (spread[:, 1] / spread[:, 2]).log() - log(3)  # the difference of two draws
+    assert odds.mean().item() == pytest.approx(0, abs=1e-3)
+    assert odds.std().item() == pytest.approx(0.01 * 2**0.5, rel=0.1)
+    moved = (one(x)[:, 0, 0] - one.eval()(x)[:, 0, 0]).abs()
+    assert (moved > 0.05).double().mean().item() == pytest.approx(1 - 0.9**2, abs=0.03)  # a hidden unit is dropped
+    assert torch.equal(one(x), one(x)) and int(one.used.sum()) == 2 * len(x)
+
+
+def test_a_mixture_reads_what_the_layer_norm_has_not_seen():
+    model = models.create("nano-xs")
+    block = model.visual.transformer.resblocks[0]
+    x = 3 * torch.randn(2, 5, block.mlp.c_fc.in_features, generator=torch.Generator().manual_seed(0))
+    before = block(x)
+    one = mixture.attach(model, 4, 2, tasks=2, seed=0).eval()[0]
+    nn.init.ones_(one.up)
+    middle = x + block.attention(block.ln_1(x)) if hasattr(block, "attention") else x + block.attn(block.ln_1(x))
+    torch.testing.assert_close(block(x), before + one(middle))
+    assert (one(middle) - one(block.ln_2(middle))).abs().max() > 0.01
 
 
 def test_an_autoencoder_knows_its_own(tmp_path):
@@ -158,14 +224,21 @@ def test_an_autoencoder_knows_its_own(tmp_path):
         z[:, spread : spread + 4] = torch.randn(n, 4, generator=generator)
         seen[f"train.{task}"] = nn.functional.normalize(z, dim=1)
     files.save_tensors(tmp_path / features.FILE, seen)
-    gates = []
+    ours = torch.zeros(500, 16)
+    ours[:, 12:] = torch.randn(500, 4, generator=generator)
+    ours = nn.functional.normalize(ours, dim=1)
+    files.save_tensors(tmp_path / reference.REFERENCE, {"z": ours})
+    fitting = {"code": 8, "steps": 150}
+    ddas.fit_reference(tmp_path, config=fitting, inputs={"reference": tmp_path}, seed=0)
+    gates = [files.load_tensors(tmp_path / ddas.GATE)]
     for task in ("digits", "solarcells"):
         (tmp_path / task).mkdir()
-        config = {"code": 8, "steps": 150, "q": 0.95, **experts.task_config(LAPTOP, task)}
+        config = {**fitting, "q": 0.95, **experts.task_config(LAPTOP, task)}
         ddas.fit(tmp_path / task, config=config, inputs={"features": tmp_path}, seed=0)
         gates.append(files.load_tensors(tmp_path / task / ddas.GATE))
     assert (ddas.route(gates, seen["train.digits"]) == 0).float().mean() > 0.9
     assert (ddas.route(gates, seen["train.solarcells"]) == 1).float().mean() > 0.9
+    assert (ddas.route(gates, ours) == -1).float().mean() > 0.9  # the reference is nobody's task
     strange = nn.functional.normalize(torch.randn(50, 16, generator=generator), dim=1)
     assert (ddas.route(gates, strange) == -1).float().mean() > 0.9
 
@@ -187,6 +260,17 @@ def test_rail_transfers_exactly_as_zero_shot():
     a, base = (protocol.matrix(steps, TASKS) for steps in plans.values())
     assert a[0, 2] == a[1, 2] == pytest.approx(base[0, 2])
     assert a[2, 2] != base[2, 2]
+
+
+def test_adapters_have_a_rate_of_their_own_and_nothing_decays():
+    own = {"lr": 0.004, "lr_by_task": {"landcover": 0.01}, "few_shot_lr": 0.02}
+    changed = replace(TINY.baselines, options={"moe-adapters": own})
+    profile = replace(TINY, baselines=changed, finetune=replace(TINY.finetune, weight_decay=0.1))
+    kept = protocol.kept(profile, "moe-adapters", 0, TASKS)
+    assert [step.config["recipe"]["lr"] for step in kept] == [0.004, 0.004, 0.01]
+    assert {step.config["recipe"]["weight_decay"] for step in kept} == {0.0}
+    few = fewshot.plan(profile, "moe-adapters", 0, TASKS)[0].inputs["adapters"].config
+    assert few["recipe"] == kept[0].config["recipe"] | {"lr": 0.02, "steps": TINY.few_shot.steps, "warmup": 1}
 
 
 @pytest.mark.parametrize("method", ["zscl", "moe-adapters", "joint"])

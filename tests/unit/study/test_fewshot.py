@@ -77,6 +77,24 @@ def test_rows_say_which_prototypes_and_leave_out_sessions_that_were_not_graded()
     assert (last.shots == last.full).all()  # after the last session nothing is unseen
 
 
+def test_baselines_learn_from_the_shots_at_few_shot_rates():
+    rows = fewshot.run(PROFILE, fewshot.BASELINES, seeds=[0])
+    assert set(rows.prototypes) == {"none"} and rows.value.between(0, 100).all()
+    means = rows[rows.task == "mean"].groupby("method").metric.unique().map(set)
+    assert means.to_dict() == dict.fromkeys(fewshot.BASELINES, {"transfer", "average", "last"})
+    plans = {method: fewshot.plan(PROFILE, method, 0)[-1].inputs for method in fewshot.BASELINES}
+    learning = [plans["zscl"]["model"].config, plans["moe-adapters"]["adapters"].config]
+    learning += [plans["moe-adapters"]["gate.02"].config, *plans["rail"]["sessions"].config["tasks"]]
+    assert [config["shots"] for config in learning] == [PROFILE.few_shot.shots] * len(learning)
+    assert learning[0]["recipe"]["lr"] == PROFILE.few_shot.lr
+    assert [config["recipe"]["steps"] for config in learning[:2]] == [PROFILE.few_shot.steps] * 2
+
+
+def test_chains_have_the_seeds_of_baselines():
+    rows = fewshot.run(replace(PROFILE, seeds=(0, 1)), ("rail", "zscl"))
+    assert rows.groupby("method").seed.unique().map(sorted).to_dict() == {"rail": [0, 1], "zscl": [0]}
+
+
 def test_an_unknown_method_is_named():
     with pytest.raises(BadInput, match="few-shot: method: expected one of zero-shot, .*, found 'magic'"):
         fewshot.plan(PROFILE, "magic", 0)

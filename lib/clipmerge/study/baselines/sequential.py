@@ -52,12 +52,13 @@ def link(
     `learn` is a step function made of `tune` below; its config holds the method's `options` by name.
     """
     profile = session.profile
-    config |= {"recipe": profiles.recipe(profile, session.task, "chain"), "options": asdict(options)}
+    way = "chain" if session.learner.way == "finetune" else session.learner.way
+    recipe = profiles.recipe(profile, session.task, way)
+    config |= {"recipe": recipe, "options": asdict(options), **session.learner.config}
     config |= {"model": session.model, "compute": profile.compute.numerics}
     config |= experts.task_config(profile, session.task)
     inputs = experts.base_inputs(session.model, session.earlier) | (inputs or {})
-    name = f"{session.method}/{experts.label(session.model)}/{session.task}"
-    return Step(learn, name, config, inputs, session.seed)
+    return Step(learn, f"{session.name}/{session.task}", config, inputs, session.seed)
 
 
 def tune(

@@ -23,11 +23,16 @@ Learn = Callable[[str, Step | None], Step]  # task, where to start (None: the ba
 
 @dataclass(frozen=True)
 class Learner:
-    """How one task is learned: a name for paths, and what the steps that grade must know of it besides."""
+    """How one task is learned: a name for paths, and what the steps that grade must know of it besides.
+
+    `way` is how methods that train by themselves are to take a task (a field of `profiles.TaskRates`); those look at
+    `config` too, which then says how many images they may use (``shots``).
+    """
 
     name: str
     learn: Learn
     config: Mapping[str, object]
+    way: str = "finetune"
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,6 @@ def load(folder: Path) -> dict[str, Tensor]:
     return files.load_tensors(folder / FILE)
 
 
-def logits(seen: Features, task: str) -> Float[Tensor, "n classes"]:
-    """Logits 100·cos of a task's test images over its own classes."""
-    return evaluate.SCALE * seen[f"z.{task}"] @ seen[f"head.{task}"].T
-
-
 def prototypes(
     seen: Features, task: str, side: str = "both", index: Int64[Tensor, " m"] | None = None
 ) -> Float[Tensor, "classes dim"]:

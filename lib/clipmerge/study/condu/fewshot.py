@@ -20,7 +20,8 @@ from clipmerge.study.condu.contract import Learner
 from clipmerge.study.experts import lora
 from clipmerge.study.profiles import Profile
 
-METHODS = ("zero-shot", "continual-ft", "experts", "average", "condu-ft", "condu-lora")
+BASELINES = ("rail", "zscl", "moe-adapters")  # the paper's
+METHODS = ("zero-shot", "continual-ft", "experts", "average", "condu-ft", "condu-lora", *BASELINES)
 
 
 def step(profile: Profile, task: str, seed: int, start: Step | None = None) -> Step:
@@ -50,7 +51,7 @@ def learner(profile: Profile, method: str, seed: int) -> Learner:
         tuned = partial(lora_step, profile, seed=seed)
         factors = condu_lora.learner(profile, condu_lora.DEPLOYED, seed, tuned, "/few-lora")
         return Learner(factors.name, factors.learn, factors.config | shots)
-    return Learner("/few", lambda task, start: step(profile, task, seed, start), shots)
+    return Learner("/few", lambda task, start: step(profile, task, seed, start), shots, "few_shot")
 
 
 def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None = None) -> list[Step]:
@@ -66,20 +67,24 @@ def plan(profile: Profile, method: str, seed: int, order: Sequence[str] | None =
 def run(profile: Profile, methods: Sequence[str] = METHODS, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     """Tidy rows: last for all seeds, transfer and average for those graded after every session.
 
-    Column ``prototypes``: ``shots`` or ``full`` (they differ for unseen tasks), ``none`` where a method has none.
+    Seeds are by default the profile's, and ``baselines.seeds`` for baselines that train a chain of their own. Column
+    ``prototypes``: ``shots`` or ``full`` (they differ for unseen tasks), ``none`` where a method has none.
     """
     order, few = profiles.order(profile), profile.few_shot
     plans = {}
     for method in methods:
-        for seed in profile.seeds if seeds is None else seeds:
+        own_chain = method in BASELINES and contract.find(method).chain
+        usual = profile.baselines.seeds if own_chain else profile.seeds
+        for seed in usual if seeds is None else seeds:
             steps = plan(profile, method, seed, order)
             every = method in few.session_methods and seed in few.session_seeds
             plans[method, seed] = steps if every else steps[-1:]
     store.build([one for steps in plans.values() for one in steps], profile.compute)
     frames = []
     for key, steps in plans.items():
-        single = contract.find("condu-ft" if key[0] == "condu-lora" else key[0]).answers == "single"
-        for kind in ("none",) if single else (grading.SHOTS, grading.FULL):
-            scheme = grading.FULL if single else kind
+        answers = contract.find("condu-ft" if key[0] == "condu-lora" else key[0]).answers
+        asks = answers in ("bank", "own")  # unseen tasks by prototypes
+        for kind in (grading.SHOTS, grading.FULL) if asks else ("none",):
+            scheme = kind if asks else grading.FULL
             frames.append(protocol.of_plan(key, steps, order, profile.model, scheme).assign(prototypes=kind))
     return pd.concat(frames, ignore_index=True)

@@ -25,6 +25,7 @@ FULL, SHOTS = "full", "shots"  # schemes: prototypes of all training images, or 
 def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
     """Step function: accuracy in the label ``spaces`` (default: own) of a single model, or of a bank of experts.
 
+    Of a single model ``learned`` is the number of tasks learned so far (default: all), which the space ``seen`` counts.
     A bank has the base's ``features`` among its inputs and in its config ``seen`` and ``k``; ``known`` false: nobody
     says which task an image is from; ``shots``: prototypes are made in two ways, and both are graded.
     """
@@ -39,7 +40,7 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
         schemes = {kind: _weights(config, base, tasks, kind, seed) for kind in _kinds(config)}
         members = _bank(base, config, inputs)
     asked = panel.ask(members, tasks, schemes, heads=spaces != ["own"])
-    learned = dict.fromkeys(schemes, len(tasks) if seen is None else seen)
+    learned = dict.fromkeys(schemes, config.get("learned", len(tasks)) if seen is None else seen)
     write(out, panel.grade(asked, schemes, spaces, learned), tasks)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from clipmerge.study import baselines, experts, profiles, results  # noqa: F401  (importing enters the baselines)
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import contract, features, grading, sessions
+from clipmerge.study.condu import contract, features, grading, sessions, voting
 from clipmerge.study.condu.contract import Learner, Session
 from clipmerge.study.condu.methods import METHODS
 from clipmerge.study.profiles import Profile
@@ -74,6 +74,8 @@ def grade(session: Session, answers: str | contract.Grade, kept: Sequence[Step |
     inputs = experts.base_inputs(session.model)
     if answers == "single":
         model = {"model": kept[-1]} if kept[-1] else {}
+        if model:  # other label spaces are free: a single model shows its heads of all tasks anyway
+            config |= {"spaces": voting.SPACES, "learned": session.number}
         label = session.label("grade") if model else f"grade/{session.name}"  # zero-shot: all sessions are one step
         return Step(grading.grade, label, config, inputs | model)
     config |= {"k": session.profile.mtil.k, "seen": session.number, **session.learner.config}

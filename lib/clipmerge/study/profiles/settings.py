@@ -131,6 +131,7 @@ class Rule:
 class Inference:
     """Rules of inference that are compared: seeds for which every session is answered, temperatures of soft weights."""
 
+    baselines: tuple[str, ...]  # that answer without being told the task (Table 2); their seeds as in `Baselines`
     average_seeds: tuple[int, ...]  # Average needs every session; other seeds have the last one only
     taus: tuple[float, ...]
     chosen: Rule  # on validation images; it stands beside the authors' rule

@@ -1,7 +1,8 @@
 """Table 2: accuracy when nobody says which task an image is from, in the label space of its task and of all tasks.
 
 The last session is a panel (`ensemble`) and takes matrix products. The sessions before it, which Average needs, take a
-step each, for the seeds that the profile names.
+step each, for the seeds that the profile names. Baselines (``inference.baselines``) are never told the task: what the
+protocol has graded is read in the other label spaces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 from clipmerge.study import experts, profiles, results
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import features, grading, protocol, voting
+from clipmerge.study.condu import contract, features, grading, protocol, voting
 from clipmerge.study.condu.panel import Panel
 from clipmerge.study.profiles import Profile
 from clipmerge.study.routing import ensemble
@@ -38,12 +39,20 @@ def earlier(profile: Profile, method: str, seed: int) -> list[Step]:
     return found
 
 
+def baselines(profile: Profile, seed: int) -> list[str]:
+    """The profile's baselines that there are for this seed: a chain of trainings has few seeds."""
+    few = profile.baselines.seeds
+    return [name for name in profile.inference.baselines if seed in few or not contract.find(name).chain]
+
+
 def plan(profile: Profile, seed: int) -> list[Step]:
     """Every step of `run` for one seed."""
     every = seed in profile.inference.average_seeds
     found = [ensemble.base_step(profile), *averages(profile, seed)[0 if every else -1 :]]
     for method in ensemble.METHODS:
         found += ensemble.steps(profile, method, seed)
+    for method in baselines(profile, seed):
+        found += protocol.plan(profile, method, seed)
     return found + (earlier(profile, "condu-ft", seed) if every else [])
 
 
@@ -51,13 +60,13 @@ def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
     """Metrics ``last`` and ``average`` by method, task and label space (column ``space``), task identity unknown.
 
     ``average`` is there for the seeds of ``profile.inference.average_seeds`` and wherever it costs nothing: zero-shot
-    and stored experts, which no session changes.
+    and stored experts, which no session changes, and baselines, whose every session the protocol grades.
     """
     seeds = profile.seeds if seeds is None else seeds
     frames = []
     store.build([step for seed in seeds for step in plan(profile, seed)], profile.compute)
     for seed in seeds:
-        for method in METHODS:
+        for method in (*METHODS, *baselines(profile, seed)):
             by_session = sessions(profile, method, seed)
             last = by_session[by_session.session == by_session.session.max()].drop(columns="session")
             frames.append(last.assign(metric="last", method=method, seed=seed))
@@ -79,15 +88,25 @@ def sessions(profile: Profile, method: str, seed: int) -> pd.DataFrame:
         seen = counts if every else counts[-1:]
         folders = store.build(averages(profile, seed)[-len(seen) :], profile.compute)
         return _alone(profile, {t: features.load(folder) for t, folder in zip(seen, folders, strict=True)})
+    if method in profile.inference.baselines:
+        return _read(protocol.plan(profile, method, seed))
     panel = ensemble.load(profile, method, seed)
     found = [_panel(profile, panel, counts if method == "experts" else counts[-1:])]
     if method != "experts" and every:
-        for t, folder in enumerate(store.build(earlier(profile, method, seed), profile.compute), start=1):
-            for space in voting.SPACES:
-                accuracy, sizes = grading.read(folder, space=space)
-                rows = [(t, space, task, value, sizes[task]) for task, value in accuracy.items()]
-                found.append(pd.DataFrame(rows, columns=["session", "space", "task", "value", "n"]))
+        graded = earlier(profile, method, seed)
+        store.build(graded, profile.compute)
+        found.append(_read(graded))
     return pd.concat(found, ignore_index=True)
+
+
+def _read(graded: Sequence[Step]) -> pd.DataFrame:
+    """What the steps that grade one session after the other, all of them computed, have found in each label space."""
+    rows = []
+    for t, step in enumerate(graded, start=1):
+        for space in voting.SPACES:
+            accuracy, sizes = grading.read(step.folder, space=space)
+            rows += [(t, space, task, value, sizes[task]) for task, value in accuracy.items()]
+    return pd.DataFrame(rows, columns=["session", "space", "task", "value", "n"])
 
 
 def _panel(profile: Profile, panel: Panel, counts: Sequence[int]) -> pd.DataFrame:
