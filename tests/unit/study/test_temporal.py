@@ -154,6 +154,40 @@ def test_rows_of_a_run():
     assert not rows.duplicated([column for column in rows if column not in ("value", "n")]).any()
 
 
+def test_deployments_and_folding_techniques_cost_no_training_of_their_own():
+    """Mixture, seed and what shapes the start make a training run; nothing else does."""
+
+    def trained(*args, mixture=(), seed=0, **more):
+        setting = Setting(TINY, streams.make(TINY), seed, mixture=mixture)
+        every = list(loop.plan(setting, Strategy(*args, **more)).graded.values())
+        found = {}
+        while every:
+            step = every.pop()
+            found[step.key] = step
+            every += [each for each in step.inputs.values() if hasattr(each, "key")]
+        return {step.key for step in found.values() if step.fn is steps.train}
+
+    cells = [trained("ft", deploy) for deploy in loop.DEPLOYS]
+    cells += [trained("ft", "ema", technique) for technique in ("slerp", "ties")]
+    cells += [trained("ft", "ema", ema_weight=0.8), trained("ft", "all", recency="exp", with_base=True)]
+    assert len(cells[0]) == 3 and all(keys == cells[0] for keys in cells)
+    assert not cells[0] & trained("ft", "ft", mixture=(0, 1, 1)) and not cells[0] & trained("ft", "ft", seed=1)
+
+
+def test_the_bound_rehearses_pretraining_as_much_as_its_rivals():
+    for mixture, sizes in {(1, 1, 1): [2, 4, 0], (0, 1, 1): [0, 6, 0]}.items():
+        (step, _) = loop.bound(Setting(TINY, STREAM, mixture=mixture)).graded.values()
+        (expert,) = [each for name, each in step.inputs.items() if name.startswith("model")]
+        assert expert.config["sizes"] == sizes
+
+
+def test_rows_name_the_mixtures_of_the_profile():
+    shares = {name: Setting(TINY, STREAM, mixture=mix).columns["mixture"] for name, mix in TIME.mixtures.items()}
+    assert shares == {name: name for name in TIME.mixtures} and len(shares) > 1
+    assert SETTING.columns["mixture"] == next(iter(TIME.mixtures))
+    assert Setting(TINY, STREAM, mixture=(0, 1, 0)).columns["mixture"] == "0:1:0"
+
+
 def test_bounds_and_sparse_evaluation():
     joint = loop.collect([loop.bound(SETTING), loop.zero_shot(SETTING)])
     assert set(joint.method) == {"joint", "zero-shot"} and joint[joint.method == "joint"].session.unique() == [3]

@@ -82,7 +82,7 @@ def concepts(manifest: Manifest) -> Decoded:
 
 
 def lucide(manifest: Manifest) -> Decoded:
-    """Lucide icons named by one or two words, which enough families of the pretraining pool know by the same name."""
+    """Lucide icons with a name of one or two words by which enough families of the pretraining pool know them too."""
     options = manifest.options
     known = [{icon.name for icon in family(name)} for name in options["known_in"]]
     taken = {stem for stems in manifests.load("icons").options["concepts"].values() for stem in stems}

@@ -3,13 +3,14 @@
 Every field has to be said and every number of an experiment is here, so the YAML files are the whole list of settings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from clipmerge.clip import recipes
 from clipmerge.clip.compute import Compute
 from clipmerge.errors import expect
+from clipmerge.merge.registry import Number
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,6 @@ class Inference:
 
 
 @dataclass(frozen=True)
-class Costly:
-    """Which models, factors and numbers of tasks of the scaling figures have the first of their seeds alone."""
-
-    models: tuple[str, ...]
-    compute: tuple[float, ...]
-    task_counts: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Temporal:
     """TIME: streams of (dataset, class) pairs, one recipe for every task, replay, evaluation.
 
@@ -158,19 +150,34 @@ class Temporal:
     tasks: int
     recipe: recipes.Adapt  # of one of these tasks
     scale_min: float  # as in `recipes.Finetune`
-    mixture: tuple[float, ...]  # pretraining, update, buffer
+    mixtures: Mapping[str, tuple[float, ...]] = field(hash=False)  # pretraining, update, buffer; the first is usual
     subset_adaptation: int  # test images a set that are graded after every task
     subset_heldout: int
+    folds: tuple[str, ...]  # techniques that fold experts of sequential fine-tuning
+    trained: tuple[str, ...]  # techniques that also shape the starts of ema/ema: training runs of their own
     models: tuple[str, ...]  # of the scaling figures, small to large; likewise what follows
     compute: tuple[float, ...]  # factors on the budget
     task_counts: tuple[int, ...]
+    scale_mixtures: tuple[str, ...]  # names of `mixtures`
     scale_seeds: tuple[int, ...]
-    one_seed: Costly
+    order_seeds: tuple[int, ...]  # of the comparison of streams
+
+    def __post_init__(self) -> None:
+        rules = {
+            "mixtures": (len(self.mixtures) > 0, "at least one"),
+            "scale_mixtures": (set(self.scale_mixtures) <= set(self.mixtures), "names of mixtures"),
+        }
+        expect(self, rules)
 
     @property
     def budget(self) -> int:
         """Optimiser steps of a whole stream."""
         return self.tasks * self.recipe.steps
+
+    def named(self, shares: Sequence[Number]) -> str:
+        """What the profile calls a mixture; its shares, where it has no name for them."""
+        names = [name for name, known in self.mixtures.items() if known == tuple(shares)]
+        return names[0] if names else ":".join(f"{share:g}" for share in shares)
 
 
 @dataclass(frozen=True)

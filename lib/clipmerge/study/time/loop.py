@@ -25,7 +25,6 @@ from clipmerge.study.time.pipeline import Blend, Setting
 from clipmerge.study.time.streams import Stream
 
 INITS, DEPLOYS = ("zs", "ft", "all", "ema"), ("ft", "all", "ema")
-JOINT = (0.33, 0.67, 0.0)  # what multitask training mixes: pretraining and update; nothing is past
 
 
 @dataclass(frozen=True)
@@ -162,12 +161,16 @@ def plan(setting: Setting, strategy: Strategy, every: int = 1, full: bool = True
 
 
 def bound(setting: Setting) -> Plan:
-    """The multitask upper bound ``joint``: one task of all pairs with all steps, mixed as `JOINT` says."""
+    """The multitask upper bound ``joint``: one task of all pairs with all steps.
+
+    It rehearses pretraining as much as `setting` does; nothing is past, so all else of a batch is the update.
+    """
     every_pair = sorted(pair for chunk in setting.stream.chunks for pair in chunk)
-    joint = replace(setting, stream=Stream("joint", (tuple(every_pair),)), mixture=JOINT)
-    tasks = len(setting.stream.chunks)
-    columns = {"method": "joint"} | joint.columns | {"order": setting.stream.name, "tasks": tasks}
-    return _once(joint, columns, tasks, pipeline.train(joint, 0, None))
+    pretraining, update, buffer = setting.mixture
+    mixture = (pretraining, update + buffer, 0)
+    joint = replace(setting, stream=Stream("joint", (tuple(every_pair),)), mixture=mixture)
+    columns = {"method": "joint"} | setting.columns
+    return _once(joint, columns, len(setting.stream.chunks), pipeline.train(joint, 0, None))
 
 
 def zero_shot(setting: Setting) -> Plan:

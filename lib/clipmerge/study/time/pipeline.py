@@ -23,8 +23,8 @@ from clipmerge.study.time.streams import Stream
 class Setting:
     """What one run holds fixed, whatever its strategy.
 
-    `model`, `mixture` (pretraining, update, buffer) and `compute` (a factor on all steps) are the profile's unless
-    given.
+    `model` and `mixture` (shares of pretraining, update, buffer) are the profile's, the first of its mixtures, unless
+    given; `compute` is a factor on all steps.
     """
 
     profile: Profile
@@ -38,7 +38,7 @@ class Setting:
         if not self.compute > 0:
             raise BadInput(f"compute: expected a factor above 0, found {self.compute}")
         object.__setattr__(self, "model", self.model or self.profile.model)
-        object.__setattr__(self, "mixture", self.mixture or self.profile.temporal.mixture)
+        object.__setattr__(self, "mixture", self.mixture or next(iter(self.profile.temporal.mixtures.values())))
         replay.shares(self.mixture, has_past=True)  # refuses what is no mixture
 
     @property
@@ -60,7 +60,7 @@ class Setting:
             "order": self.stream.name,
             "tasks": len(self.stream.chunks),
             "compute": self.compute,
-            "mixture": ":".join(f"{share:g}" for share in self.mixture),
+            "mixture": self.profile.temporal.named(self.mixture),
         }
 
 
