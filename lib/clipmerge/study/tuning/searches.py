@@ -129,7 +129,7 @@ SEARCHES = {
     "rules": (Search(rules, {}),),
     "lora": (Search(lora, {"lr": (3e-3, 1e-2, 3e-2)}),),
     "baselines": (Search(rail, RAIL_GRID), Search(l2, {"strength": (0.01, 0.1, 1.0)})),
-    "time": (Search(time, {"steps": (20,), "lr": (1e-4, 3e-4, 1e-3)}),),
+    "time": (Search(time, {"steps": (65,), "lr": (1e-4, 3e-4, 1e-3)}),),
 }
 
 
