@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup data figures smoke test lab lint pretrain bench refresh lock clean
+.PHONY: help setup data figures smoke test lab lint pretrain bench refresh site lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,11 @@ bench: setup ## time and memory of merging against the number of experts
 
 refresh: figures ## run at the laptop profile and store the outputs in notebooks/
 	$(PY) -m clipmerge.book.notebooks refresh
+	$(PY) -m clipmerge.book.explore
+
+site: setup ## the book as web pages that need no network, into site/ (open site/index.html)
+	@$(PY) $(INSTALL) --no-build-isolation -e '.[site]' $(call LOGGED,.venv)
+	$(PY) -m clipmerge.book.site site
 
 # A new lock: resolve pyproject.toml afresh, keep the lines that only other platforms or Python versions need.
 lock: ## rewrite requirements.lock from pyproject.toml
@@ -67,5 +72,5 @@ lock: ## rewrite requirements.lock from pyproject.toml
 	rm -rf .cache/lock
 
 clean: ## remove what was made here (cache, smoke figures, tool caches); .venv and committed files stay
-	rm -rf .cache figures/smoke .pytest_cache .ruff_cache .hypothesis
+	rm -rf .cache site figures/smoke .pytest_cache .ruff_cache .hypothesis
 	find lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -151,7 +151,7 @@ def _chosen(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _completed(choice: Mapping[str, str]) -> dict:
-    """A choice with what its artefact did not vary: defaults of `Strategy`, the weight only where a fold has one."""
+    """A choice with what its artefact did not vary: defaults of `Strategy`, and a weight only where there is a fold."""
     technique = choice.get("technique", Strategy.technique)
     weight = None
     if "ema" in (choice["init"], choice["deploy"]) and technique in techniques.names():

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -49,15 +50,13 @@ def artefacts(tmp_path, monkeypatch):
 
 def test_a_new_column_is_a_new_condition(artefacts):
     path = artefacts / "time_ema.csv"
-    table = pd.read_csv(path).assign(mixture="0.33:0.34:0.33")
-    table.loc[table.knob == "keep", "mixture"] = "0:1:0"
-    pd.concat([table, table.assign(mixture="0:1:0", value=0.0)]).drop_duplicates(
-        [column for column in table if column != "value"]
-    ).to_csv(path, index=False)
+    replayed = "0.33:0.34:0.33"
+    table = pd.read_csv(path)
+    both = [table.assign(mixture=replayed), table.assign(mixture="0:1:0", value=0.0)]
+    pd.concat(both).to_csv(path, index=False)
     runs = [run for run in explore.recorded()["runs"] if run["artefact"] == "time_ema"]
     heavy = [run for run in runs if run["choice"]["ema_weight"] == 0.8]
-    positive = {run["conditions"]["mixture"]: max(run["ka"]) > 0 for run in heavy}
-    assert positive == {"0.33:0.34:0.33": True, "0:1:0": False}
+    assert {run["conditions"]["mixture"]: max(run["ka"]) > 0 for run in heavy} == {replayed: True, "0:1:0": False}
     assert all(len(run["ka"]) == len(run["zs"]) == len(run["gm"]) == len(run["seeds"]) for run in runs)
 
 
@@ -137,8 +136,8 @@ def test_condu_is_the_librarys(answers):
     cases = [numbers(generator, *generator.integers(1, 13, 2)) for _ in range(CASES)]
     recursive = answers("(deltas) => clipmerge.sessions(deltas)", cases)
     at_once = answers("(deltas) => clipmerge.sessions(deltas, true)", cases)
-    last = "clipmerge.sessions(deltas).at(-1)"
-    rebuilt = answers(f"(deltas) => deltas.map((_, i) => clipmerge.decouple({last}, i))", cases)
+    last = "(deltas) => deltas.map((_, i) => clipmerge.decouple(clipmerge.sessions(deltas).at(-1), i))"
+    rebuilt = answers(last, cases)
     with warnings.catch_warnings(action="ignore"):  # a delta of zeros, or all of whose numbers lose, is warned of
         for deltas, sessions, once, back in zip(cases, recursive, at_once, rebuilt, strict=True):
             unified = condu.unify([state(deltas[0])])
@@ -429,15 +428,13 @@ def test_refused_choices_say_why(page):
 def test_program_shown_is_the_loop_that_runs(page, choice):
     for name, value in choice.items():
         page.locator(f"#{name}").select_option(value)
-    world = page.evaluate("WORLD_OF_PLAY()")
+    world = page.evaluate("temporal.world()")
     plane, used = Plane(world), []
     train = lambda start, task: state(plane.of(plane.train(None, task, plane.step(start["w"].tolist()))))  # noqa: E731
-    from functools import partial
-
     names = {"partial": partial, "techniques": techniques, "base": state(plane.of(None)), "train": train,
              "tasks": range(len(world["tasks"])), "use": lambda model: used.append(model["w"].tolist())}  # fmt: skip
     exec(page.locator("#loop").inner_text(), names)
-    shown = page.evaluate("CHOICE_OF_PLAY()")
+    shown = page.evaluate("temporal.chosen()")
     assert used == [close(point) for point in page.evaluate(
         "([world, choice]) => clipmerge.loop(world, choice).map(({ deployed }) => deployed)", [world, shown]
     )]  # fmt: skip
