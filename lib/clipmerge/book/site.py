@@ -72,12 +72,21 @@ def gather(source: Path) -> None:
 def _front(readme: str) -> str:
     """The README with the contents of the site; a link to a file that is not part of it becomes plain text."""
     kept = re.compile(rf"https?:|#|notebooks/.*\.ipynb|{GALLERY}/")
-    text = re.sub(r"(?<!!)\[([^]]+)\]\(([^)]+)\)", lambda m: m[0] if kept.match(m[2]) else m[1], readme)
+    play = f"notebooks/{explore.page().name}"
+
+    def link(found: re.Match) -> str:
+        text, target = found.groups()
+        if target == play:  # Markdown would make a download of it
+            return f'<a href="{play}">{text}</a>'
+        return found[0] if kept.match(target) else text
+
+    text = re.sub(r"(?<!!)\[([^]]+)\]\(([^)]+)\)", link, readme)
+    if play not in text:
+        text = text.replace("\n", f'\n\n<a href="{play}">Merge it yourself: a page one can play with</a>\n', 1)
     pages = [f"notebooks/{path.stem}" for path in notebooks.every()]
     lists = {"Read": pages, "Look up": [f"{GALLERY}/INDEX", *(f"api/{room}" for room in ROOMS)]}
-    trees = [f"```{{toctree}}\n:hidden:\n:caption: {name}\n\n" + "\n".join(entries) for name, entries in lists.items()]
-    play = f"**Play:** [ConDU and TIME, to be moved with a finger](path:notebooks/{explore.page().name})."
-    return "\n\n".join([text, play, *(f"{tree}\n```" for tree in trees)]) + "\n"
+    trees = [f"```{{toctree}}\n:hidden:\n:caption: {name}\n\n" + "\n".join(each) for name, each in lists.items()]
+    return "\n\n".join([text, *(f"{tree}\n```" for tree in trees)]) + "\n"
 
 
 def _room(room: str) -> Iterator[str]:

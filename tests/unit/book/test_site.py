@@ -5,7 +5,7 @@ import re
 import pytest
 
 from clipmerge import paths
-from clipmerge.book import notebooks, site
+from clipmerge.book import explore, notebooks, site
 
 
 def test_what_is_gathered(tmp_path):
@@ -14,7 +14,8 @@ def test_what_is_gathered(tmp_path):
     front = (source / "index.md").read_text(encoding="utf8")
     assert all(f"notebooks/{path.stem}\n" in front for path in notebooks.every())
     assert "](LICENSE)" not in front and "LICENSE" in front  # no part of the site: text, not a link
-    for target in re.findall(r"\]\((?!https?:|path:|#)([^)]+)\)", front):
+    assert f'<a href="notebooks/{explore.page().name}">' in front
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", front):
         assert (source / target).exists(), target
     page = (source / "api" / "merge.md").read_text(encoding="utf8")
     assert "## clipmerge.merge.condu" in page and "def decouple(unified: Unified, task: int | str)" in page
