@@ -412,6 +412,8 @@ def test_every_choice_finds_its_measurement(page):
         assert f"{np.mean(run['ka']):.1f} ± {np.std(run['ka'], ddof=1):.1f}" in chosen
     page.locator("#ema_weight").fill("0.45")
     assert page.locator("#runs tr.chosen").count() == 0 and "not measured" in page.locator("#runs-said").inner_text()
+    page.locator("#runs button").first.click()  # takes over what was measured
+    assert page.locator("#runs tr.chosen").count() == 1 and page.locator("#ema_weight").input_value() == "0.5"
 
 
 def test_refused_choices_say_why(page):
