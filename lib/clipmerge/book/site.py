@@ -34,6 +34,7 @@ CONFIG = {
     "html_theme": "furo",
     "html_title": "Temporal model merging",
     "html_copy_source": False,
+    "html_show_search_summary": False,  # it would be fetched, which browsers refuse to pages in a folder
     "html_show_sphinx": False,
     "show_warning_types": True,
     # Cells are of Python 3; notebooks begin with a line of navigation, before their title.
@@ -62,7 +63,8 @@ def gather(source: Path) -> None:
     (source / "notebooks").mkdir()
     for path in notebooks.every():
         shutil.copy(path, source / "notebooks")
-    shutil.copytree(paths.REPO / GALLERY, source / GALLERY)
+    tables = [path.name for path in (paths.REPO / GALLERY).glob("*.md") if path.name != "INDEX.md"]  # which shows them
+    shutil.copytree(paths.REPO / GALLERY, source / GALLERY, ignore=shutil.ignore_patterns(*tables))
     for room in ROOMS:
         (source / "api" / f"{room}.md").write_text("\n".join(_room(room)), encoding="utf8")
     readme = (paths.REPO / "README.md").read_text(encoding="utf8")
@@ -83,6 +85,7 @@ def _front(readme: str) -> str:
     text = re.sub(r"(?<!!)\[([^]]+)\]\(([^)]+)\)", link, readme)
     if play not in text:
         text = text.replace("\n", f'\n\n<a href="{play}">Merge it yourself: a page one can play with</a>\n', 1)
+    text = text.replace("```mermaid", "```text")  # what draws it is a script from elsewhere
     pages = [f"notebooks/{path.stem}" for path in notebooks.every()]
     lists = {"Read": pages, "Look up": [f"{GALLERY}/INDEX", *(f"api/{room}" for room in ROOMS)]}
     trees = [f"```{{toctree}}\n:hidden:\n:caption: {name}\n\n" + "\n".join(each) for name, each in lists.items()]
