@@ -33,6 +33,8 @@ CONFIG = {
     "html_math_renderer": "mathml",
     "html_theme": "furo",
     "html_title": "Temporal model merging",
+    "html_static_path": ["_static"],
+    "html_css_files": ["site.css"],
     "html_copy_source": False,
     "html_show_search_summary": False,  # it would be fetched, which browsers refuse to pages in a folder
     "html_show_sphinx": False,
@@ -40,6 +42,13 @@ CONFIG = {
     # Cells are of Python 3; notebooks begin with a line of navigation, before their title.
     "suppress_warnings": ["mystnb.unknown_mime_type", "myst.header"],
 }
+# Docstrings are written wider than a page; tables of numbers scroll by themselves, and have no frames.
+STYLE = """\
+.highlight-text pre { white-space: pre-wrap; }
+.cell_output { overflow-x: auto; }
+.cell_output table { border-collapse: collapse; border: 0; font-size: 0.85rem; }
+.cell_output :is(td, th) { border: 0; border-bottom: 1px solid var(--color-background-border); padding: 0.2rem 0.6rem; }
+"""
 
 
 def build(out: Path) -> int:
@@ -65,6 +74,8 @@ def gather(source: Path) -> None:
         shutil.copy(path, source / "notebooks")
     tables = [path.name for path in (paths.REPO / GALLERY).glob("*.md") if path.name != "INDEX.md"]  # which shows them
     shutil.copytree(paths.REPO / GALLERY, source / GALLERY, ignore=shutil.ignore_patterns(*tables))
+    (source / "_static").mkdir()
+    (source / "_static" / "site.css").write_text(STYLE, encoding="utf8")
     for room in ROOMS:
         (source / "api" / f"{room}.md").write_text("\n".join(_room(room)), encoding="utf8")
     readme = (paths.REPO / "README.md").read_text(encoding="utf8")
