@@ -140,10 +140,7 @@ class Inference:
 
 @dataclass(frozen=True)
 class Temporal:
-    """TIME: streams of (dataset, class) pairs, one recipe for every task, replay, evaluation.
-
-    A stream of another number of tasks has the same `budget` and splits it evenly.
-    """
+    """TIME: streams of (dataset, class) pairs, a recipe, replay, evaluation; any number of tasks shares the `budget`."""
 
     adaptation: tuple[str, ...]  # datasets the stream is made of
     heldout: tuple[str, ...]  # datasets that measure what is left of zero-shot ability
@@ -163,11 +160,8 @@ class Temporal:
     order_seeds: tuple[int, ...]  # of the comparison of streams
 
     def __post_init__(self) -> None:
-        rules = {
-            "mixtures": (len(self.mixtures) > 0, "at least one"),
-            "scale_mixtures": (set(self.scale_mixtures) <= set(self.mixtures), "names of mixtures"),
-        }
-        expect(self, rules)
+        scaled = (set(self.scale_mixtures) <= set(self.mixtures), "names of mixtures")
+        expect(self, {"mixtures": (len(self.mixtures) > 0, "at least one"), "scale_mixtures": scaled})
 
     @property
     def budget(self) -> int:
