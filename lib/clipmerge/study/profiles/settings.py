@@ -140,7 +140,7 @@ class Inference:
 
 @dataclass(frozen=True)
 class Temporal:
-    """TIME: streams of (dataset, class) pairs, one recipe, replay, evaluation. Tasks of any number share the `budget`."""
+    """TIME: streams of (dataset, class) pairs, one recipe, replay, evaluation. All its tasks share the `budget`."""
 
     adaptation: tuple[str, ...]  # datasets the stream is made of
     heldout: tuple[str, ...]  # datasets that measure what is left of zero-shot ability
