@@ -19,7 +19,7 @@ from clipmerge import files, paths
 from clipmerge.book import notebooks
 from clipmerge.errors import BadInput
 from clipmerge.merge import ema, techniques
-from clipmerge.study import results
+from clipmerge.study import profiles, results
 from clipmerge.study.time.loop import Strategy
 
 MAKER = "python -m clipmerge.book.explore"
@@ -85,6 +85,10 @@ def _read(id: str, profile: str) -> pd.DataFrame:
     if not path.exists():
         raise BadInput(f"{path.name}: expected an artefact in figures/{profile}, found none: run `make figures` first")
     table = results.tidy(pd.read_csv(path, dtype={"options": str, "mixture": str}))
+    if "mixture" in table:  # the page has shares, a profile has names for them
+        named = profiles.load(profile).temporal.mixtures
+        shares = {name: ":".join(f"{share:g}" for share in mixture) for name, mixture in named.items()}
+        table = table.assign(mixture=table.mixture.replace(shares))
     return table[table.source == "ours"]
 
 
@@ -146,7 +150,7 @@ def _chosen(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a sweep's columns ``knob`` and ``setting`` told apart: a weight is chosen, options stand there."""
     if "knob" not in table:
         return table
-    weights = table.setting.where(table.knob == "ema weight")
+    weights = table.setting.where(table.knob.str.startswith("w of "))
     return table.drop(columns=["knob", "setting"]).assign(ema_weight=table.get("ema_weight", weights))
 
 

@@ -50,21 +50,25 @@ def artefacts(tmp_path, monkeypatch):
 
 def test_a_new_column_is_a_new_condition(artefacts):
     path = artefacts / "time_ema.csv"
-    replayed = "0.33:0.34:0.33"
     table = pd.read_csv(path)
-    both = [table.assign(mixture=replayed), table.assign(mixture="0:1:0", value=0.0)]
+    both = [table.assign(stream="random"), table.assign(stream="sorted", value=0.0)]
     pd.concat(both).to_csv(path, index=False)
     runs = [run for run in explore.recorded()["runs"] if run["artefact"] == "time_ema"]
     heavy = [run for run in runs if run["choice"]["ema_weight"] == 0.8]
-    assert {run["conditions"]["mixture"]: max(run["ka"]) > 0 for run in heavy} == {replayed: True, "0:1:0": False}
+    found = {(run["conditions"]["mixture"], run["conditions"]["stream"]): max(run["ka"]) > 0 for run in heavy}
+    shares = ("0.33:0.34:0.33", "0:0.5:0.5")
+    assert found == {(mixture, s): s == "random" for mixture in shares for s in ("random", "sorted")}
     assert all(len(run["ka"]) == len(run["zs"]) == len(run["gm"]) == len(run["seeds"]) for run in runs)
 
 
 def test_recorded_numbers_are_those_of_the_csv():
     table = pd.read_csv(paths.figures("laptop") / "time_grid.csv")
-    cell = table[(table.init == "all") & (table.deploy == "ft") & (table.metric == "zs")].sort_values("seed")
-    (run,) = [r for r in explore.recorded()["runs"] if r["artefact"] == "time_grid" and r["method"] == "all/ft"]
-    assert run["zs"] == cell.value.round(3).tolist() and run["seeds"] == cell.seed.tolist()
+    cells = table[(table.init == "all") & (table.deploy == "ft") & (table.metric == "zs")].sort_values("seed")
+    runs = [r for r in explore.recorded()["runs"] if r["artefact"] == "time_grid" and r["method"] == "all/ft"]
+    assert len(runs) == cells.mixture.nunique() == 2
+    for run, name in zip(runs, cells.mixture.unique(), strict=True):
+        cell = cells[cells.mixture == name]
+        assert run["zs"] == cell.value.round(3).tolist() and run["seeds"] == cell.seed.tolist()
 
 
 def test_what_is_missing_is_named(artefacts):
@@ -407,6 +411,7 @@ def test_every_choice_finds_its_measurement(page):
     for run in runs:
         for name in ("init", "deploy"):
             page.locator(f"#{name}").select_option(run["choice"][name])
+        page.locator("#mixture").select_option(run["conditions"]["mixture"])
         chosen = page.locator("#runs tr.chosen").inner_text()
         assert run["conditions"]["model"] in chosen
         assert f"{np.mean(run['ka']):.1f} ± {np.std(run['ka'], ddof=1):.1f}" in chosen
