@@ -40,6 +40,15 @@ def pictures():
     return pool.Pool(names, kinds, alpha, colour, rgb)
 
 
+@pytest.fixture
+def small_pool(pictures, monkeypatch):
+    """Those pictures are all of the pool that a recipe finds."""
+    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
+    monkeypatch.setattr(pool, "recipe", lambda: drawn)
+    monkeypatch.setattr(pool, "load", lambda: pictures)
+    return pictures
+
+
 def test_rate_warms_up_then_follows_a_cosine():
     rates = [training.rate(step, 110, 1.0, 10) for step in range(110)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) == max(rates)
@@ -269,10 +278,7 @@ def test_captions_fit_their_pictures(pictures, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", ["recipe", "narrow"])
-def test_pretraining_resumes_exactly(recipe, pictures, tmp_path, monkeypatch):
-    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
-    monkeypatch.setattr(pool, "recipe", lambda: drawn)
-    monkeypatch.setattr(pool, "load", lambda: pictures)
+def test_pretraining_resumes_exactly(recipe, tmp_path, monkeypatch, small_pool):
     monkeypatch.setattr(pretrain, "CHECKPOINT_EVERY", 2)
     config = {**pretrain.recipe(recipe), "batch": 8, "warmup": 1}
     if recipe == "recipe":
@@ -288,10 +294,7 @@ def test_pretraining_resumes_exactly(recipe, pictures, tmp_path, monkeypatch):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes(), file
 
 
-def test_a_watched_pretraining_logs_held_out_pairs_and_keeps_snapshots(pictures, tmp_path, monkeypatch):
-    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
-    monkeypatch.setattr(pool, "recipe", lambda: drawn)
-    monkeypatch.setattr(pool, "load", lambda: pictures)
+def test_a_watched_pretraining_logs_held_out_pairs_and_keeps_snapshots(tmp_path, small_pool):
     config = {**pretrain.recipe(), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": [2]}
     log = pretrain.run("nano-xs", tmp_path, config, steps=5, progress=False)
     assert [row["step"] for row in log if "web_loss" in row] == [1, 3, 4]
@@ -301,11 +304,8 @@ def test_a_watched_pretraining_logs_held_out_pairs_and_keeps_snapshots(pictures,
     assert kept != (tmp_path / "nano-xs.safetensors").read_bytes()
 
 
-def test_watching_changes_nothing(pictures, tmp_path, monkeypatch):
+def test_watching_changes_nothing(tmp_path, small_pool):
     """Held-out pairs cost the trained ones nothing but themselves: looking at them draws and moves nothing."""
-    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
-    monkeypatch.setattr(pool, "recipe", lambda: drawn)
-    monkeypatch.setattr(pool, "load", lambda: pictures)
     config = {**pretrain.recipe(), "batch": 8, "warmup": 1, "snapshots": []}
     for every in (1, 99):
         watch = {"watch": {"every": every, "drawings": 2}}
@@ -314,22 +314,16 @@ def test_watching_changes_nothing(pictures, tmp_path, monkeypatch):
     assert one == two
 
 
-def test_a_recipe_without_a_web_share_draws_from_the_whole_pool_alone(pictures, monkeypatch):
-    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
-    monkeypatch.setattr(pool, "recipe", lambda: drawn)
-    monkeypatch.setattr(pool, "load", lambda: pictures)
+def test_a_recipe_without_a_web_share_draws_from_the_whole_pool_alone(small_pool):
     source, watched = pretrain.corpus(pretrain.recipe("narrow"))
-    batch, alone = source.batch(16, training.generator(0, 0)), pairs.drawings(pictures, 16, training.generator(0, 0))
+    batch, alone = source.batch(16, training.generator(0, 0)), pairs.drawings(small_pool, 16, training.generator(0, 0))
     assert watched == {} and torch.equal(batch.images, alone.images) and batch.captions == alone.captions
 
 
-def test_the_web_s_share_of_a_batch(pictures, monkeypatch):
-    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
-    monkeypatch.setattr(pool, "recipe", lambda: drawn)
-    monkeypatch.setattr(pool, "load", lambda: pictures)
+def test_the_web_s_share_of_a_batch(small_pool):
     source, _ = pretrain.corpus({**pretrain.recipe(), "watch": {"every": 1, "drawings": 2}})
     batch = source.batch(256, training.generator(0, 0))
-    drawings = {name for names in pictures.names for name in names}
+    drawings = {name for names in small_pool.names for name in names}
     assert len(batch.images) == len(batch.captions) == 256
     assert sum(name not in drawings for name in batch.names) == 13
 
@@ -346,10 +340,7 @@ def test_held_out_pairs_are_graded_by_name(monkeypatch):
     assert found["b_loss"] < found["c_loss"]
 
 
-def test_published_weights_stand_beside_others_of_their_name(pictures, tmp_path, monkeypatch):
-    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
-    monkeypatch.setattr(pool, "recipe", lambda: drawn)
-    monkeypatch.setattr(pool, "load", lambda: pictures)
+def test_published_weights_stand_beside_others_of_their_name(tmp_path, monkeypatch, small_pool):
     config = {**pretrain.recipe(), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": []}
     log = pretrain.run("nano-xs", tmp_path, config, steps=3, progress=False)
     pretrain.publish("nano-xs", tmp_path, log, config, tmp_path / "weights", "web")
@@ -366,10 +357,7 @@ def test_published_weights_stand_beside_others_of_their_name(pictures, tmp_path,
         models.create("nano-xs")
 
 
-def test_a_snapshot_is_published_at_half_the_size_and_computes_in_fp32(pictures, tmp_path, monkeypatch):
-    drawn = {**pool.recipe(), "weights": {"icon": 0.5, "emoji": 0.5}}
-    monkeypatch.setattr(pool, "recipe", lambda: drawn)
-    monkeypatch.setattr(pool, "load", lambda: pictures)
+def test_a_snapshot_is_published_at_half_the_size_and_computes_in_fp32(tmp_path, monkeypatch, small_pool):
     config = {**pretrain.recipe(), "batch": 8, "warmup": 1, "watch": {"every": 2, "drawings": 2}, "snapshots": [2]}
     log = pretrain.run("nano-xs", tmp_path, config, steps=3, progress=False)
     pretrain.publish_snapshot("nano-xs", 2, tmp_path, log, config, tmp_path / "weights")
