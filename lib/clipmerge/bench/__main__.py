@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", default="", help="folder of the figure (figures/laptop)")
     parser.add_argument("--model", default="ViT-B-16", help="an open_clip configuration (ViT-B-16)")
     parser.add_argument("--counts", type=int, nargs="+", default=[2, 4, 8, 16], help="numbers of experts (2 4 8 16)")
-    parser.add_argument("--plain", type=int, default=8, help="most experts for the plain version, which is slow (8)")
+    parser.add_argument("--plain", type=int, default=8, help="most experts for the plain version and mergekit (8)")
     parser.add_argument("--mergekit", default="", metavar="PATH", help="mergekit-pytorch, to be measured beside ours")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args(arguments)

@@ -27,8 +27,12 @@ from clipmerge.book import figures
 from clipmerge.book.figures import BLACK, BLUE, RED, WIDTH
 from clipmerge.book.setup import setup
 from clipmerge.errors import BadInput
+from clipmerge.merge import techniques
 
-OPERATIONS = ("unify", "extend", "ties", "average")
+MODEL = "ViT-B-16"
+OPERATIONS = ("unify", "extend", "ties", "average")  # drawn; of all other techniques the command alone is timed
+REPEATS = 3  # the median is kept; the plain version and mergekit are slow, and measured once
+FISHERS = "fishers.safetensors"
 # Peak of the plain version in copies of the model, for n experts.
 COPIES: dict[str, Callable[[int], float]] = {
     "unify": lambda n: 1.3 * n + 5,
@@ -56,7 +60,8 @@ def run(model: str, counts: Sequence[int], plain: int, threads: int, out: str = 
         size = write_models(model, max(counts), Path(place))
         rows = pd.DataFrame(list(measurements(counts, plain, size, Path(place), threads, theirs)))
     caption = note(rows, model, size, threads)
-    figures.save(draw(rows), "bench_merge", rows, started, caption)
+    name = "bench_merge" if model == MODEL else f"bench_merge_{model.lower().replace('-', '_')}"
+    figures.save(draw(rows), name, rows, started, caption)
     return caption
 
 
@@ -68,12 +73,13 @@ def write_models(model: str, count: int, place: Path) -> int:
     with torch.device("meta"):  # shapes only
         state = open_clip.model.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).state_dict()
     size = sum(tensor.numel() for tensor in state.values()) * torch.float32.itemsize
-    if shutil.disk_usage(place).free < (count + 6) * size:
-        raise BadInput(f"{place}: expected {(count + 6) * size / 1e9:.1f} GB of free disk, found less")
+    if shutil.disk_usage(place).free < (count + 5) * size:
+        raise BadInput(f"{place}: expected {(count + 5) * size / 1e9:.1f} GB of free disk, found less")
     generator = torch.Generator().manual_seed(0)
     noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}
     base = {name: 0.02 * tensor for name, tensor in noise.items()}
     files.save_tensors(place / "base.safetensors", base)
+    files.save_tensors(place / FISHERS, {name: tensor.square() for name, tensor in noise.items()})
     for k in range(1, count + 1):  # the same noise, shifted: different for every expert, and cheap
         expert = {name: tensor + 0.001 * noise[name].roll(7919 * k) for name, tensor in base.items()}
         files.save_tensors(place / f"expert-{k:02}.safetensors", expert)
@@ -90,9 +96,13 @@ def measurements(
                 experts = [place / f"expert-{k:02}.safetensors" for k in range(1, count + 1)]
                 taken = mergekit.seconds(theirs, operation, place / "base.safetensors", experts, threads, place)
                 values = {"process_seconds": round(taken, 3)}
+            elif operation in (*OPERATIONS, "read-write"):
+                again = 1 if implementation == "whole-dict" else REPEATS
+                values = _median(again, lambda: _alone(operation, implementation, count, place, threads))
             else:
-                values = _alone(operation, implementation, count, place, threads)
-                values |= _command(operation, count, place, threads) if implementation == "streaming" else {}
+                values = {}
+            if implementation == "streaming" and operation != "extend":  # which `clipmerge` has no command for
+                values |= _median(REPEATS, lambda: _command(operation, count, place, threads))
             print(f"{operation:10} {implementation:10} n = {count:2} {values}", file=sys.stderr)
             names = {"method": implementation, "task": operation, "seed": None, "n": count, "source": "ours"}
             names |= {"operation": operation, "implementation": implementation, "experts": count}
@@ -104,11 +114,19 @@ def _wanted(count: int, plain: int, size: int, theirs: str) -> Iterator[tuple[st
     yield "read-write", "floor"
     for operation in OPERATIONS:
         yield operation, "streaming"
-        if theirs and operation in mergekit.METHODS:
+        if theirs and operation in mergekit.METHODS and count <= plain:
             yield operation, "mergekit"
         most = min(plain, SLOW.get(operation, plain))
         if count <= most and COPIES[operation](count) * size < 0.8 * psutil.virtual_memory().available:
             yield operation, "whole-dict"
+    for name in techniques.names():
+        if name not in OPERATIONS and (count == 2 or not techniques.find(name).pair):
+            yield name, "streaming"
+
+
+def _median(times: int, measured: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Each number's median over several measurements."""
+    return pd.DataFrame([measured() for _ in range(times)]).median().to_dict()
 
 
 def _alone(operation: str, implementation: str, count: int, place: Path, threads: int) -> dict[str, float]:
@@ -119,11 +137,11 @@ def _alone(operation: str, implementation: str, count: int, place: Path, threads
 
 
 def _command(operation: str, count: int, place: Path, threads: int) -> dict[str, float]:
-    """Seconds of `clipmerge` as a whole process, start and imports included (none for `extend`)."""
-    if operation == "extend":
-        return {}
+    """Seconds of `clipmerge` as a whole process, start and imports included."""
     out, models = place / "command-out", [f"expert-{k:02}.safetensors" for k in range(1, count + 1)]
     words = ["unify"] if operation == "unify" else ["merge", "--technique", operation]
+    if operation == "fisher":
+        words += ["--fishers", *[FISHERS] * count]
     options = ["--base", "base.safetensors", "--out", out.name, "--threads", str(threads)]
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "clipmerge.cli", *words, *options, *models], cwd=place, check=True)
