@@ -51,7 +51,7 @@ def interval(gap: Iterable[float]) -> tuple[float, float] | None:
 def claimed(
     above: float | None = None, below: float | None = None, within: float | None = None
 ) -> tuple[float, float]:
-    """Where a claim says that the mean lies: between these two, neither of them included; above 0 if nothing is said."""
+    """Where a claim says that the mean lies: between these two, neither included; above 0 if nothing is said."""
     given = {"above": above, "below": below, "within": within}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:

@@ -38,9 +38,10 @@ class Judged:
 
 
 def every(claims: Iterable[Claim], out: Path, profile: str, overnight: Path | None = None) -> list[Judged]:
-    """Judge claims by the csv in `out`, which `profile` wrote; those for overnight to decide by `overnight`'s, if there.
+    """Judge claims by the csv in `out`, which `profile` wrote; what is for overnight to decide by `overnight`'s.
 
-    Otherwise their effect is still read from `out`, but decides nothing: its scale was found too small beforehand.
+    Where that folder has none, the effect is still read from `out`, but decides nothing: the claim says beforehand that
+    the smaller scale is too small.
     """
     overnight = overnight or paths.figures(OVERNIGHT)
     return [_judged(claim, out, profile, overnight) for claim in claims]
@@ -62,7 +63,8 @@ def tidy(judged: Sequence[Judged]) -> pd.DataFrame:
     found = []
     for one in judged:
         measured = {"effect": one.effect, "low": one.low, "high": one.high, "p": one.p, "seeds": float(one.seeds)}
-        about = {"paper": one.claim.paper, "verdict": one.verdict, "by": one.profile, "artefact": one.claim.first.artefact}
+        about = {"paper": one.claim.paper, "verdict": one.verdict, "by": one.profile}
+        about["artefact"] = one.claim.first.artefact
         for metric, value in measured.items():
             if isfinite(value):
                 fixed = {"method": one.claim.id, "metric": metric, "seed": None, "n": one.n or None, **about}
