@@ -1,7 +1,7 @@
 """The ledger of claims: verdict, effect, interval and n of each, computed from the csv of artefacts."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from clipmerge.study import results
 from clipmerge.study.claims import evidence, rows
 from clipmerge.study.claims.manifest import Claim
 
-OVERNIGHT = "overnight"
+LAPTOP, OVERNIGHT = "laptop", "overnight"
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,23 @@ def _judged(claim: Claim, out: Path, profile: str, overnight: Path) -> Judged:
     """The claim judged by whichever of the two folders may decide it."""
     names = sorted({side.artefact for side in claim.sides})
     theirs = claim.decides == OVERNIGHT and all((overnight / f"{name}.csv").exists() for name in names)
-    folder, by = (overnight, OVERNIGHT) if theirs else (out, profile)
+    found = _read(claim, names, *((overnight, OVERNIGHT) if theirs else (out, profile)))
+    if claim.decides in (found.profile, LAPTOP):
+        return found
+    why = f"left to the {OVERNIGHT} profile: too small a scale, or too few seeds, here"
+    return replace(found, verdict=evidence.OPEN, why=why)
+
+
+def _read(claim: Claim, names: Sequence[str], folder: Path, by: str) -> Judged:
+    """The claim judged by the csv in one folder; without the rows it needs it is not decidable."""
     tables = {name: rows.read(folder, name) for name in names}
     absent = [name for name in names if tables[name] is None]
     if absent:
-        return Judged(claim, by, evidence.OPEN, f"no {' and no '.join(absent)} of this profile")
+        return Judged(claim, by, evidence.OPEN, f"the {by} profile has no {' and no '.join(absent)}")
     empty = [side.artefact for side in claim.sides if rows.select(tables[side.artefact], side.where, claim.name).empty]
     if empty:
-        return Judged(claim, by, evidence.OPEN, f"no such rows in {empty[0]} of this profile")
-    found = _wider(claim, tables, by) if claim.kind == "wider" else _gap(claim, tables, by)
-    if claim.decides == OVERNIGHT and by != OVERNIGHT and found.verdict != evidence.OPEN:
-        return Judged(**{**vars(found), "verdict": evidence.OPEN, "why": "this is for the overnight profile to decide"})
-    return found
+        return Judged(claim, by, evidence.OPEN, f"the {by} profile has no such rows in {empty[0]}")
+    return _wider(claim, tables, by) if claim.kind == "wider" else _gap(claim, tables, by)
 
 
 def _gap(claim: Claim, tables: dict[str, pd.DataFrame], by: str) -> Judged:

@@ -1,7 +1,7 @@
 """The claims as ``data_manifests/claims.yaml`` lists them, read strictly.
 
 An entry names an artefact, the rows of its csv, and what is compared: ``first`` alone or against ``second``. ``rows``
-selects for both sides; a selector is a value, a list of values, or ``{not: value}``. ``each`` turns an entry into
+selects for both sides; a selector is a value, a list of values, or ``{not: …}`` of either. ``each`` turns an entry into
 several claims: every ``{name}`` in its strings is replaced by each of the values.
 """
 
@@ -33,7 +33,7 @@ class Claim:
     `kind` says where the mean lies: ``greater`` than `margin`, ``less`` than it, ``equal`` to 0 within it, or that the
     first family is ``wider`` than the second. `compare` is ``difference`` or ``ratio`` of the two sides. `take` says in
     which order columns are reduced: ``{"mean": ("task",)}``. `once`: counted or measured one time, so that it decides
-    alone. `decides` is ``laptop`` (whatever profile is run) or ``overnight``.
+    alone. `decides` is ``laptop`` (whatever profile is run) or ``overnight``. `headline`: the README names it.
     """
 
     id: str
@@ -48,6 +48,7 @@ class Claim:
     unit: str = "points"
     compare: str = "difference"
     once: bool = False
+    headline: bool = False
     decides: str = "laptop"
     take: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

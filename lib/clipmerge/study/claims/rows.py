@@ -47,10 +47,9 @@ def select(table: pd.DataFrame, where: Mapping[str, object], what: str) -> pd.Da
         if column not in table:
             raise BadInput(f"{what}: expected a column of its artefact, one of {', '.join(table)}; found {column!r}")
         found = table[column].map(_text)
-        if isinstance(wanted, Mapping):
-            kept &= found != _text(wanted["not"])
-        else:
-            kept &= found.isin([_text(one) for one in (wanted if isinstance(wanted, list) else [wanted])])
+        unwanted = isinstance(wanted, Mapping)
+        named = wanted["not"] if unwanted else wanted
+        kept &= found.isin([_text(one) for one in (named if isinstance(named, list) else [named])]) != unwanted
     return table[kept]
 
 
@@ -58,9 +57,9 @@ def images(table: pd.DataFrame, where: Mapping[str, object], what: str) -> int:
     """How many test images stand behind the rows of a side: those of all its tasks together, 0 if none."""
     where = {key: value for key, value in where.items() if key != "task" or value != "mean"}
     sized = select(table, where, what)
-    sized = sized[sized.n != ""].drop_duplicates("task")
-    by_task = sized[sized.task != "mean"]
-    return int(pd.to_numeric((by_task if len(by_task) else sized).n).sum())
+    sizes = pd.to_numeric(sized[sized.n != ""].set_index("task").n).groupby(level=0).max()
+    by_task = sizes.drop("mean", errors="ignore")
+    return int((by_task if len(by_task) else sizes).sum())
 
 
 def gap(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> Gap:
