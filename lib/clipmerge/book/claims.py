@@ -76,7 +76,8 @@ def readme(judged: Sequence[Judged]) -> str:
     claims = len({one.claim.id for one in judged})
     lines = [
         f"{claims} claims of both papers and of ConDU's reviewers, judged in {len(judged)} comparisons: "
-        f"{of[evidence.HOLDS]} hold, {of[evidence.FAILS]} do not hold, {of[evidence.OPEN]} are not decidable here.",
+        f"{of[evidence.HOLDS]} hold, {of[evidence.FAILS]} do not hold, {of[evidence.OPEN]} are not decidable here. "
+        "Numbers: mean difference over seeds, points.",
         "",
         "| claim | verdict |",
         "|---|---|",
@@ -97,8 +98,8 @@ def _grouped(parts: Sequence[Judged]) -> list[list[Judged]]:
 
 def _said(some: Sequence[Judged]) -> str:
     """A verdict and the settings in which it was reached, with what was measured."""
-    where = ", ".join(f"{one.claim.part} {measured(one)}".strip() for one in some)
-    return f"**{some[0].verdict}** ({where})"
+    where = ", ".join(f"{one.claim.part.replace(', ', ' ')} {one.effect:+.1f}".strip() for one in some)
+    return f"**{some[0].verdict}**: {where}"
 
 
 def of_laptop() -> list[Judged]:
