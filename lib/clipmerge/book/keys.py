@@ -33,6 +33,13 @@ def parts(nb: NotebookNode, profile: Profile, seed: int, out: Path) -> dict[str,
     return found | {_name(path): _digest(path) for path in used if path.is_file()}
 
 
+def read(nb: NotebookNode, out: Path) -> dict[str, str]:
+    """The csv of other notebooks that this one reads, of its own profile and overnight's, with their digests."""
+    folders = (out, paths.figures("overnight"))
+    found = [path for folder in folders for pattern in notebooks.reads(nb) for path in folder.glob(f"{pattern}.csv")]
+    return {f"{path.parent.name}/{path.name}": _digest(path) for path in sorted(found)}
+
+
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Names of the parts that differ, those that are on one side only included."""
     return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]

@@ -1,8 +1,9 @@
 """The committed notebooks: strict parameters, what they declare, a normal form, navigation and cost box.
 
 Metadata a notebook carries: ``clipmerge.outputs``, the ids of the figures and tables it makes, and optionally
-``clipmerge.manifests``, patterns of the files below ``data_manifests/`` it depends on (default: all). Two tags mark
-Markdown cells that `refresh` writes: ``navigation`` and ``cost``.
+``clipmerge.manifests``, patterns of the files below ``data_manifests/`` it depends on (default: all), and
+``clipmerge.reads``, patterns of the artefacts of other notebooks that it reads (default: none). Two tags mark Markdown
+cells that `refresh` writes: ``navigation`` and ``cost``.
 
     python -m clipmerge.book.notebooks refresh     # store the outputs of the last laptop run in notebooks/
 """
@@ -66,6 +67,11 @@ def outputs(nb: Mapping) -> list[str]:
 def manifests(nb: Mapping) -> list[str]:
     """Patterns of the files below ``data_manifests/`` a notebook depends on."""
     return list(nb["metadata"].get("clipmerge", {}).get("manifests", ["**/*"]))
+
+
+def reads(nb: Mapping) -> list[str]:
+    """Patterns of the artefacts, made by other notebooks, whose csv a notebook reads."""
+    return list(nb["metadata"].get("clipmerge", {}).get("reads", []))
 
 
 def maker(id: str) -> str:

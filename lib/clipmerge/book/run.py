@@ -53,9 +53,14 @@ class Job:
         """A file of this notebook in the folder of executed notebooks."""
         return paths.cache("executed", self.profile.name, f"{self.path.stem}{ending}")
 
-    @cached_property
+    @property
     def parts(self) -> dict[str, str]:
-        """What its outputs depend on: a third of a second's work, done once."""
+        """What its outputs depend on. Other notebooks' csv may have been made since this was last asked for."""
+        return self._settled | keys.read(self.nb, self.figures())
+
+    @cached_property
+    def _settled(self) -> dict[str, str]:
+        """What does not change while notebooks run: a third of a second's work, done once."""
         return keys.parts(self.nb, self.profile, self.seed, self.figures())
 
     def figures(self) -> Path:

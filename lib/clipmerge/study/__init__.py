@@ -1,7 +1,8 @@
 """Experiments on merging: cached steps, the papers' protocols, baselines, and rows for every figure and table.
 
 Families, each with a front page that says where to begin: `cache profiles experts condu baselines routing analysis time
-tuning`. The two papers' protocols also go by names of their own: ``mtil.run`` (ConDU, §5), ``temporal.run`` (TIME, §3).
+tuning claims`. The two papers' protocols also go by names of their own: ``mtil.run`` (ConDU, §5) and ``temporal.run``
+(TIME, §3).
 """
 
 import importlib

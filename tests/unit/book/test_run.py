@@ -25,10 +25,10 @@ MAKE = "\n".join(
 )
 
 
-def write(folder, name, *cells, parameters=PARAMETERS, outputs=()):
+def write(folder, name, *cells, parameters=PARAMETERS, outputs=(), reads=()):
     first = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
     nb = v4.new_notebook(cells=[v4.new_markdown_cell("# Toy"), first, *map(v4.new_code_cell, cells)])
-    nb.metadata["clipmerge"] = {"outputs": list(outputs), "manifests": []}
+    nb.metadata["clipmerge"] = {"outputs": list(outputs), "manifests": [], "reads": list(reads)}
     nbformat.write(nb, folder / f"{name}.ipynb")
 
 
@@ -72,6 +72,22 @@ def test_runs_once_then_says_why_not_and_what_changed(toy, capsys):
     assert toy("--only", "10", "--seed", "3") == 0
     assert "10_toy: running (changed: seed)" in capsys.readouterr().out
     assert (toy.figures / "toy_table.csv").read_text() == "smoke 3"
+
+
+def test_a_notebook_runs_again_when_another_made_what_it_reads(toy, capsys):
+    write(toy.folder, "10_toy", MAKE, outputs=["toy_table"])
+    write(toy.folder, "31_sum", "print(open(f'{out}/toy_table.csv').read())", reads=["toy_*"])
+    assert toy() == 0
+    capsys.readouterr()
+    assert toy("--seed", "0") == 0
+    assert capsys.readouterr().out.count("up to date") == 2
+
+    changed = MAKE.replace("{profile} {seed}", "{profile} {seed} anew")
+    write(toy.folder, "10_toy", changed, outputs=["toy_table"])
+    assert toy() == 0  # the reader's turn comes after the csv was made, in the same run
+    assert "31_sum: running (changed: figures/toy_table.csv)" in capsys.readouterr().out
+    assert toy() == 0
+    assert capsys.readouterr().out.count("up to date") == 2
 
 
 BRIEF = """

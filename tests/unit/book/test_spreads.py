@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from clipmerge.book.spreads import mean_range, wider
+from clipmerge.book.spreads import wider
 from clipmerge.errors import BadInput
+from clipmerge.study.claims.evidence import mean_range
 
 
 def family(generator, members, sd, seeds=3, noise=0.3):

@@ -1,0 +1,127 @@
+"""The ledger of claims as readers see it: a line of a table for each, and the block in the README.
+
+    python -m clipmerge.book.claims     # renew the README's block from figures/laptop
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from math import isfinite
+
+import pandas as pd
+
+from clipmerge import files, paths
+from clipmerge.book import notebooks
+from clipmerge.errors import BadInput
+from clipmerge.study.claims import evidence, judge, manifest
+from clipmerge.study.claims.judge import Judged
+
+VERDICTS = (evidence.HOLDS, evidence.FAILS, evidence.OPEN)
+MARK = "claims"
+
+
+def table(judged: Sequence[Judged]) -> pd.DataFrame:
+    """A row for each claim and setting, in words: claim, setting, bound, measured, 95 %, seeds, images, verdict, by."""
+    return pd.DataFrame(
+        {
+            "claim": one.claim.claim,
+            "setting": one.claim.part,
+            "bound": bound(one),
+            "measured": measured(one),
+            "95 %": spread(one),
+            "seeds": "once" if one.claim.once and one.seeds == 1 else str(one.seeds),
+            "images": f"{one.n:,}" if one.n else "–",
+            "verdict": one.verdict,
+            "by": one.profile,
+        }
+        for one in judged
+    )
+
+
+def bound(one: Judged) -> str:
+    """What the effect would have to be for the claim to hold: ``"> -2"``."""
+    sign = {"greater": "> ", "less": "< ", "equal": "± ", "wider": "> "}[one.claim.kind]
+    return f"{sign}{one.claim.margin:g}"
+
+
+def measured(one: Judged) -> str:
+    """The effect with its unit, and who the best of several was."""
+    if not isfinite(one.effect):
+        return "–"
+    who = f" ({one.chosen})" if one.chosen not in ("", "none") else ""
+    return f"{one.effect:z.{_digits(one)}f} {one.claim.unit}".rstrip() + who
+
+
+def spread(one: Judged) -> str:
+    """The interval, one-sided where candidates are missing, or the p that stands in its place."""
+    if isfinite(one.p):
+        return f"p = {one.p:.3f}"
+    ends = [f"{end:z.{_digits(one)}f}" if isfinite(end) else "" for end in (one.low, one.high)]
+    if one.claim.once and one.seeds == 1 or not any(ends):
+        return "–"
+    return f"[{ends[0]}, {ends[1]}]" if all(ends) else f"≥ {ends[0]}" if ends[0] else f"≤ {ends[1]}"
+
+
+def counts(judged: Sequence[Judged]) -> pd.DataFrame:
+    """How many comparisons of each paper hold, do not, and are not decidable."""
+    found = Counter((one.claim.paper, one.verdict) for one in judged)
+    papers = dict.fromkeys(one.claim.paper for one in judged)
+    lines = {paper: {verdict: found[paper, verdict] for verdict in VERDICTS} for paper in papers}
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def readme(judged: Sequence[Judged]) -> str:
+    """The README's block: how many claims hold, and the most important ones, a line each."""
+    of = Counter(one.verdict for one in judged)
+    claims = len({one.claim.id for one in judged})
+    lines = [
+        f"{claims} claims of both papers and of ConDU's reviewers, judged in {len(judged)} comparisons: "
+        f"{of[evidence.HOLDS]} hold, {of[evidence.FAILS]} do not hold, {of[evidence.OPEN]} are not decidable here. "
+        "Numbers: mean difference over seeds, points.",
+        "",
+        "| claim | verdict |",
+        "|---|---|",
+    ]
+    chief = [one for one in judged if one.claim.headline]
+    for id in dict.fromkeys(one.claim.id for one in chief):
+        parts = [one for one in chief if one.claim.id == id]
+        paper = parts[0].claim.paper.split(",")[0]
+        lines.append(f"| {paper}: {parts[0].claim.claim} | {'; '.join(map(_said, _grouped(parts)))} |")
+    return "\n".join(lines)
+
+
+def _grouped(parts: Sequence[Judged]) -> list[list[Judged]]:
+    """The settings of one claim by verdict."""
+    by = [[one for one in parts if one.verdict == verdict] for verdict in VERDICTS]
+    return [some for some in by if some]
+
+
+def _said(some: Sequence[Judged]) -> str:
+    """A verdict and the settings in which it was reached, with what was measured."""
+    where = ", ".join(f"{one.claim.part.replace(', ', ' ')} {one.effect:+.1f}".strip() for one in some)
+    return f"**{some[0].verdict}**: {where}"
+
+
+def of_laptop() -> list[Judged]:
+    """The project's claims by the figures that are committed."""
+    return judge.every(manifest.load(), paths.figures(judge.LAPTOP), judge.LAPTOP)
+
+
+def _digits(one: Judged) -> int:
+    """Decimals: one of points and per cent, two of slopes, and two digits that say something of anything else."""
+    if one.claim.unit == "points" or one.claim.unit.startswith("%"):
+        return 1
+    return 3 if abs(one.effect) < 0.1 and not one.claim.unit.startswith("points") else 2
+
+
+def main() -> None:
+    """Write the block into the README."""
+    path = paths.REPO / "README.md"
+    files.write_text(path, notebooks.between(path.read_text(encoding="utf8"), MARK, readme(of_laptop())))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BadInput as error:
+        sys.exit(f"error: {error}")
