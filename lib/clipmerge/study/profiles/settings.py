@@ -52,6 +52,7 @@ class Mtil:
     """ConDU's protocol: order of tasks (empty: as `Data.tasks`), experts per vote, rescaler, models to compare."""
 
     seeds: tuple[int, ...]  # of the headline rows; the rest has `Profile.seeds`
+    time_seeds: tuple[int, ...]  # of TIME's strategies as learners, a chain of trainings each
     order: tuple[str, ...]
     k: int
     rescaler: Literal["tensor_mean", "global_l1"]
@@ -175,17 +176,6 @@ class Temporal:
 
 
 @dataclass(frozen=True)
-class Bridge:
-    """Each paper's method on the other's benchmark; whatever is not said here is as on that benchmark."""
-
-    banks: tuple[Literal["condu-ft", "experts"], ...]  # whose experts are asked on TIME's stream
-    seeds: tuple[int, ...]  # of the chains in which TIME's strategies learn MTIL
-
-    def __post_init__(self) -> None:
-        expect(self, {"banks": (len(self.banks) > 0, "at least one"), "seeds": (len(self.seeds) > 0, "at least one")})
-
-
-@dataclass(frozen=True)
 class Many:
     """Many small tasks: which datasets are cut besides `Data.tasks`, how, how long each is tuned, where one grades."""
 
@@ -241,7 +231,6 @@ class Profile:
     pretrain: Pretrain | None
     inside: Inside
     temporal: Temporal
-    bridge: Bridge
     many: Many
     triggers: Triggers
     cost: Cost

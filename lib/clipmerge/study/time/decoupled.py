@@ -14,7 +14,7 @@ from clipmerge.errors import BadInput
 from clipmerge.study import experts, results
 from clipmerge.study.cache.step import Step
 from clipmerge.study.condu import features, sessions
-from clipmerge.study.time import decoupled_steps, loop, pipeline, streams
+from clipmerge.study.time import decoupled_steps, pipeline, streams
 from clipmerge.study.time.loop import Plan
 from clipmerge.study.time.pipeline import Setting
 
