@@ -14,7 +14,7 @@ from clipmerge.study.condu import contract, fewshot, many_tasks, protocol
 from clipmerge.study.condu import lora as condu_lora
 from clipmerge.study.condu.contract import Session, method
 from clipmerge.study.routing import agnostic, ensemble, gates, inference
-from clipmerge.study.time import loop, pipeline, streams
+from clipmerge.study.time import decoupled, loop, pipeline, streams
 
 SMOKE = profiles.load("smoke")
 TASKS = ("digits", "solarcells", "landcover")
@@ -89,7 +89,7 @@ def planned() -> list[Step]:
     every += many_tasks.plan(SMOKE, 0).values()
     stream = streams.make(SMOKE)
     run = loop.plan(pipeline.Setting(SMOKE, stream), loop.Strategy("ema", "ema"))
-    return every + list(run.graded.values())
+    return [*every, *run.graded.values(), decoupled.grade(pipeline.Setting(SMOKE, stream))]
 
 
 def test_every_step_that_shows_something_to_a_model_asks_compute():

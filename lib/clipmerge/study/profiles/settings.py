@@ -52,6 +52,7 @@ class Mtil:
     """ConDU's protocol: order of tasks (empty: as `Data.tasks`), experts per vote, rescaler, models to compare."""
 
     seeds: tuple[int, ...]  # of the headline rows; the rest has `Profile.seeds`
+    time_seeds: tuple[int, ...]  # of TIME's strategies as learners, a chain of trainings each
     order: tuple[str, ...]
     k: int
     rescaler: Literal["tensor_mean", "global_l1"]

@@ -137,11 +137,15 @@ def final(strategy: Strategy, experts: Sequence[Step], running: Step | None) -> 
 
 @dataclass(frozen=True)
 class Plan:
-    """The columns that the rows of a run have in common, and its grading steps by (session, "subset" or "full")."""
+    """The columns that the rows of a run have in common, and its grading steps by (session, "subset" or "full").
+
+    `file`: where a grading step has left what is read here.
+    """
 
     profile: Profile
     columns: Mapping[str, object]
     graded: Mapping[tuple[int, str], Step]
+    file: str = steps.ACCURACY
 
 
 def plan(setting: Setting, strategy: Strategy, every: int = 1, full: bool = True) -> Plan:
@@ -209,7 +213,7 @@ def collect(plans: Iterable[Plan]) -> pd.DataFrame:
 
 
 def _rows(plan: Plan, session: int, images: str, step: Step) -> pd.DataFrame:
-    graded = files.read_json(step.folder / steps.ACCURACY)
+    graded = files.read_json(step.folder / plan.file)
     accuracy, sizes = graded["accuracy"], graded["n"]
     adaptation = plan.profile.temporal.adaptation
     heldout = [name for name in plan.profile.temporal.heldout if name in accuracy]

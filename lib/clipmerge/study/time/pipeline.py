@@ -108,11 +108,11 @@ def grade(setting: Setting, model: Step | Blend | None, images: str = "subset") 
     blend = model if isinstance(model, Blend) else Blend((model,))
     if len(blend.models) == 1:
         blend = Blend(blend.models)  # nothing is merged: the technique is no part of the key
-    config = {"sets": _sets(setting, images), "compute": setting.profile.compute.numerics}
+    config = {"sets": sets(setting, images), "compute": setting.profile.compute.numerics}
     return _step(steps.grade, setting, blend, images, config)
 
 
-def _sets(setting: Setting, images: str) -> list[dict]:
+def sets(setting: Setting, images: str) -> list[dict]:
     """What is graded, set by set. A validation run leaves out what has test images only."""
     time, data = setting.profile.temporal, setting.profile.data
     limits = dict.fromkeys(time.adaptation, time.subset_adaptation) | dict.fromkeys(time.heldout, time.subset_heldout)

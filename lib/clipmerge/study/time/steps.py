@@ -51,7 +51,7 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     model.load_state_dict(_merged(models.state(model), config["blend"], inputs, seed))
     accuracy, sizes = {}, {}
     for entry in config["sets"]:
-        data = _seen(experts.dataset(entry["data"]), entry["images"])
+        data = seen(experts.dataset(entry["data"]), entry["images"])
         accuracy[data.name] = evaluate.test_accuracy(model, config["model"], data)
         sizes[data.name] = len(data.test_labels)
     files.write_json(out / ACCURACY, {"accuracy": accuracy, "n": sizes})
@@ -66,7 +66,7 @@ def read_texts(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: 
     files.save_tensors(out / TEXTS, heads)
 
 
-def _seen(data: Dataset, images: int | None) -> Dataset:
+def seen(data: Dataset, images: int | None) -> Dataset:
     """What is graded: a fixed random choice of test images (None: all).
 
     TIME evaluates with one prompt a dataset, so only the first template is kept.
