@@ -15,14 +15,19 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from clipmerge.clip import models, prompts, training
+from clipmerge.clip.data.unread import Unread
 from clipmerge.clip.datasets import Dataset
 from clipmerge.clip.recipes import Finetune as Recipe
 
-CHECKPOINT_EVERY = 100  # steps
+CHECKPOINT_EVERY = 200  # steps
 
 
-def crop(images: UInt8[Tensor, "n h w 3"], scale_min: float, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
+def crop(
+    images: UInt8[Tensor, "n h w 3"] | Unread, scale_min: float, generator: torch.Generator
+) -> UInt8[Tensor, "n 3 size size"]:
     """RandomResizedCrop of a batch: an area share in [scale_min, 1] at a random place, resized back."""
+    if isinstance(images, Unread):
+        return images.crop(scale_min, generator)
     x = images.permute(0, 3, 1, 2).float()
     area, u, v = torch.rand(3, len(x), generator=generator)
     side = (scale_min + (1 - scale_min) * area).sqrt()
@@ -93,12 +98,16 @@ def tune(
     start, log = training.resume(checkpoint, model, optimizer) if checkpoint else (0, [])
     asked = phrasings(name, dataset, recipe.templates)
     index = torch.arange(len(dataset.train_labels)) if index is None else index
-    for step in range(start, recipe.steps):
+
+    def draw(step: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = training.generator(seed, step)
         pick = index[torch.randint(len(index), (recipe.batch,), generator=generator)]
         images = crop(dataset.train_images[pick], recipe.scale_min, generator)
         tokens = one_of(asked, generator)
-        labels, texts = among(dataset.train_labels[pick], tokens, recipe.classes, generator)
+        return images, *among(dataset.train_labels[pick], tokens, recipe.classes, generator)
+
+    steps = range(start, recipe.steps)
+    for step, (images, labels, texts) in zip(steps, training.batches(draw, steps), strict=True):
         value = loss(model, images, labels, texts, recipe.label_smoothing)
         training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))
         log.append({"step": step, "loss": value.item()})

@@ -17,6 +17,7 @@ from clipmerge.clip import datasets, finetune, manifests, models
 from clipmerge.errors import BadInput
 from clipmerge.merge import deltas
 from clipmerge.study import profiles
+from clipmerge.study.cache import isolation
 from clipmerge.study.cache.step import Step
 from clipmerge.study.profiles import Profile
 
@@ -89,7 +90,7 @@ def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
     """Step function: fine-tune, then write the delta from the base and the loss curve."""
     (model, base), data = learner(config, inputs), dataset(config)
     recipe, index = finetune.Recipe(**config["recipe"]), usable(config, data, seed)
-    log = finetune.tune(model, config["model"], data, recipe, seed, index=index)
+    log = finetune.tune(model, config["model"], data, recipe, seed, checkpoint=isolation.checkpoint(), index=index)
     leave(out, models.state(model), base, log)
 
 
