@@ -13,7 +13,7 @@ from functools import cache
 
 import open_clip
 
-from clipmerge.clip import manifests, models
+from clipmerge.clip import manifests, models, published
 from clipmerge.study.cache import placement, store
 from clipmerge.study.cache.step import Step
 
@@ -192,17 +192,5 @@ def memory_mb(steps: Iterable[Step]) -> tuple[float, float]:
 
 def weights_mb(specs: Iterable[str]) -> dict[str, float]:
     """Weights that open_clip still has to fetch, in MB."""
-    return {spec: 4 * size(spec).params for spec in dict.fromkeys(specs) if not _here(spec)}
-
-
-def _here(spec: str) -> bool:
-    """Whether the weights of a model are on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
-    name, _, tag = spec.partition("/")
-    if name in models.NANO or not tag:
-        return True
-    config = open_clip.get_pretrained_cfg(name, tag) or {}
-    repository = str(config.get("hf_hub", "")).rstrip("/")
-    files = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files) if repository else False
+    public = (spec for spec in dict.fromkeys(specs) if spec.partition("/")[0] not in models.NANO)
+    return {spec: 4 * size(spec).params for spec in public if not published.lock(spec)}

@@ -14,9 +14,10 @@ from clipmerge.study.cache.step import Step
 
 @dataclass(frozen=True)
 class Forecast:
-    """The graph of what was asked for, its description line by line, and everything that is missing."""
+    """The graph of what was asked for, weights to fetch, a description line by line, and everything that is missing."""
 
     graph: Graph
+    weights: tuple[str, ...]
     lines: tuple[str, ...]
     missing: tuple[str, ...]
 
@@ -42,7 +43,7 @@ def make(jobs: Sequence[Job], engine: str = "") -> Forecast:
         *_resources(graph, to_do),
         *[_line("missing" if not i else "", each) for i, each in enumerate(missing or ["nothing"])],
     ]
-    return Forecast(graph, (f"profile {graph.profile.name}", *lines), tuple(missing))
+    return Forecast(graph, tuple(weights), (f"profile {graph.profile.name}", *lines), tuple(missing))
 
 
 def _line(head: str, text: str) -> str:

@@ -43,7 +43,8 @@ def _plan(options: Namespace) -> None:
 
 
 def _run(options: Namespace) -> None:
-    from clipmerge.book import forecast, run
+    from clipmerge.book import forecast, planning, run
+    from clipmerge.clip import published
     from clipmerge.study.cache import store
 
     if options.engine:
@@ -52,7 +53,9 @@ def _run(options: Namespace) -> None:
     found.refuse()
     for line in found.lines:
         say(line)
-    _compute(found.graph)
+    for spec in found.weights:
+        published.fetch(spec)
+    _compute(planning.graph(_jobs(options)) if found.weights else found.graph)  # keys hold the digests of weights
     code = run.main(["--profile", options.profile, "--seed", str(options.seed), "--only", *options.only])
     if code:
         raise SystemExit(code)

@@ -39,12 +39,17 @@ def using(numerics: Mapping[str, str], slot: int = 0) -> Iterator[torch.device]:
 
 @contextmanager
 def nowhere() -> Iterator[None]:
-    """No model can be made in this context: whoever only plans computes nothing by mistake."""
+    """No model can be made in this context: whoever only plans computes, and fetches, nothing by mistake."""
     token = _here.set((None, "none"))
     try:
         yield
     finally:
         _here.reset(token)
+
+
+def somewhere() -> bool:
+    """Whether models can be made in this context: everywhere but in `nowhere`."""
+    return _here.get()[0] is not None
 
 
 def here() -> torch.device:

@@ -25,7 +25,11 @@ CHECKPOINT_EVERY = 200  # steps
 def crop(
     images: UInt8[Tensor, "n h w 3"] | Unread, scale_min: float, generator: torch.Generator
 ) -> UInt8[Tensor, "n 3 size size"]:
-    """RandomResizedCrop of a batch: an area share in [scale_min, 1] at a random place, resized back."""
+    """RandomResizedCrop of a batch: an area share in [scale_min, 1] at a random place, resized back.
+
+    Small drawings are cut square; photographs have their sides stretched by 3:4 to 4:3 (`views.anywhere`) as in CLIP's
+    transforms.
+    """
     if isinstance(images, Unread):
         return images.crop(scale_min, generator)
     x = images.permute(0, 3, 1, 2).float()

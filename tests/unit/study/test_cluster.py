@@ -115,7 +115,8 @@ def test_a_head_without_gpu_plans_what_workers_with_one_run(monkeypatch):
 def test_steps_say_what_they_need(name, where, wanted):
     profile = profiles.load(name)
     profile = replace(profile, compute=replace(profile.compute, device=where))
-    step = experts.step(profile, profile.data.tasks[0], 0)
+    with device.nowhere():
+        step = experts.step(profile, profile.data.tasks[0], 0)
     assert placement.need(step) == wanted
     merging = Step(experts.tune, "merging", {}, {"expert": step})
     assert placement.need(merging) == Need()

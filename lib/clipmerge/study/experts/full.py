@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from clipmerge import files
-from clipmerge.clip import datasets, finetune, manifests, models
+from clipmerge.clip import datasets, device, finetune, manifests, models, published
 from clipmerge.errors import BadInput
 from clipmerge.merge import deltas
 from clipmerge.study import profiles
@@ -50,12 +50,15 @@ def dataset(config: Mapping) -> datasets.Dataset:
 
 
 def base_inputs(model: str, start: Step | None = None) -> dict[str, Path | Step]:
-    """The weights file a step on `model` depends on, and the step from whose weights it goes on, if it does.
+    """The weights a step on `model` depends on, and the step from whose weights it goes on, if it does.
 
-    Weights that open_clip fetches are named by the tag instead.
+    Weights that open_clip fetches stand there by their lock. A plan fetches none, and goes without.
     """
-    base = {"base": models.weights(model)} if model.partition("/")[0] in models.NANO else {}
-    return base | ({"start": start} if start else {})
+    if model.partition("/")[0] in models.NANO:
+        base = models.weights(model)
+    else:
+        base = published.fetch(model) if device.somewhere() else published.lock(model)
+    return ({"base": base} if base else {}) | ({"start": start} if start else {})
 
 
 def step(
