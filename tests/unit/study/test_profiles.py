@@ -185,6 +185,12 @@ def test_nothing_is_written_twice(name):
     assert [where for where, value in _dotted_keys(tree) if below.get(where, where) == value] == []
 
 
+def test_null_takes_a_name_away_that_the_profile_below_has(tmp_path):
+    tree = {"extends": "laptop", "temporal": {"mixtures": {"replay": None}}, "lr_by_task": {"chain": {"digits": None}}}
+    mine = _load(tmp_path, tree)
+    assert list(mine.temporal.mixtures) == ["no-replay"] and mine.lr_by_task.chain == {}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_and_set_that_a_profile_names_exists(name):
     profile = profiles.load(name)
