@@ -1,6 +1,5 @@
 """What a step needs to run: a GPU, or a share of one, if it shows something to a model (``compute`` in its config)."""
 
-from clipmerge.clip import models
 from clipmerge.study.cache.cluster import Need
 from clipmerge.study.cache.step import Step
 
@@ -12,5 +11,7 @@ def need(step: Step) -> Need:
     device = step.config.get("compute", {}).get("device", "cpu")
     if device not in ("auto", "cuda"):
         return Need()
+    from clipmerge.clip import models  # late: whoever merges needs no open_clip
+
     name = str(step.config.get("model", "")).partition("/")[0]
     return Need(SMALL if name in models.NANO else 1.0, device == "cuda")

@@ -17,6 +17,7 @@ import joblib
 import torch
 from joblib.externals.loky import get_reusable_executor
 
+from clipmerge import paths
 from clipmerge.errors import BadInput
 from clipmerge.study.cache import cluster, slots
 from clipmerge.study.cache.cluster import Need
@@ -138,7 +139,8 @@ def _serial(_: int) -> Iterator[Submit]:
 def _processes(workers: int) -> Iterator[Submit]:
     """Loky workers, kept alive between calls: starting one costs the import of torch, about three seconds."""
     with _first_import_path():
-        pool = get_reusable_executor(workers, timeout=300, env=_ONE_THREAD)
+        home = {"CLIPMERGE_HOME": str(paths.cache().resolve())}  # workers of another cache are not used again
+        pool = get_reusable_executor(workers, timeout=300, env=_ONE_THREAD | home)
         try:
             yield lambda _, fn, *arguments: pool.submit(fn, *arguments)
         except BaseException:  # a job failed, or the reader interrupted
