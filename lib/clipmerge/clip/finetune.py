@@ -100,18 +100,10 @@ def tune(
     model.train().logit_scale.requires_grad_(False)
     optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
     start, log = training.resume(checkpoint, model, optimizer) if checkpoint else (0, [])
-    asked = phrasings(name, dataset, recipe.templates)
     index = torch.arange(len(dataset.train_labels)) if index is None else index
-
-    def draw(step: int) -> tuple[Tensor, Tensor, Tensor]:
-        generator = training.generator(seed, step)
-        pick = index[torch.randint(len(index), (recipe.batch,), generator=generator)]
-        images = crop(dataset.train_images[pick], recipe.scale_min, generator)
-        tokens = one_of(asked, generator)
-        return images, *among(dataset.train_labels[pick], tokens, recipe.classes, generator)
-
     steps = range(start, recipe.steps)
-    for step, (images, labels, texts) in zip(steps, training.batches(draw, steps), strict=True):
+    drawn = training.batches(_draw(name, dataset, recipe, seed, index), steps)
+    for step, (images, labels, texts) in zip(steps, drawn, strict=True):
         value = loss(model, images, labels, texts, recipe.label_smoothing)
         training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))
         log.append({"step": step, "loss": value.item()})
@@ -121,3 +113,19 @@ def tune(
             training.save(checkpoint, model, optimizer, step + 1, log)
     model.eval().logit_scale.requires_grad_(True)
     return log
+
+
+def _draw(
+    name: str, dataset: Dataset, recipe: Recipe, seed: int, index: Int64[Tensor, " m"]
+) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+    """The batch of a step, a function of its number: images, labels, texts."""
+    asked = phrasings(name, dataset, recipe.templates)
+
+    def draw(step: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = training.generator(seed, step)
+        pick = index[torch.randint(len(index), (recipe.batch,), generator=generator)]
+        images = crop(dataset.train_images[pick], recipe.scale_min, generator)
+        tokens = one_of(asked, generator)
+        return images, *among(dataset.train_labels[pick], tokens, recipe.classes, generator)
+
+    return draw
