@@ -60,7 +60,8 @@ def images(step: Step) -> tuple[float, float]:
         several = len(entries) if "tasks" in config and "until" not in config else 1  # chunks of small tasks
         earlier = step.inputs.get("earlier")
         before = earlier.config.get("until", 0) if isinstance(earlier, Step) else 0  # parts of one long training
-        return float(recipe["steps"] * recipe["batch"] * several * (config.get("until", 1) - before)), 0.0
+        steps = config.get("stop") or recipe["steps"]  # a rerun of pretraining ends early
+        return float(steps * recipe["batch"] * several * (config.get("until", 1) - before)), 0.0
     if "compute" not in config or any(name.startswith("seen.") for name in step.inputs):
         return 0.0, 0.0
     seen, k = config.get("seen"), config.get("k", 0)

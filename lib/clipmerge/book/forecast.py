@@ -62,10 +62,10 @@ def _resources(graph: Graph, to_do: Sequence[Step]) -> list[str]:
         _line("GPU-hours", f"{on_gpu}, good to a half; {spent['fp32'][1]:.1f} h of steps that need none"),
     ]
     if _on_processors(graph):
-        rates = {"cpu": estimates.rates(graph.steps, "cpu")}
-        hours = sum(map(rates["cpu"].seconds, to_do)) / 3600
+        processors = estimates.rates(graph.steps, "cpu")
+        hours = sum(map(processors.seconds, to_do)) / 3600
         shared = f"{hours:.2f} h on this machine's processors, {hours / workers:.2f} h for {workers} workers"
-        lines.append(_line("", f"{shared} ({_origin(rates['cpu'])})"))
+        lines.append(_line("", f"{shared} ({_origin(processors)})"))
     paths = ((kind, *estimates.longest(to_do, rate)) for kind, rate in rates.items())
     said = " | ".join(f"{count} steps, {hours:.2f} h {kind}" for kind, count, hours in paths)
     return [*lines, _line("critical path", said)]
