@@ -62,10 +62,16 @@ def _manifest() -> Mapping:
 
 def find(name: str) -> Set:
     """The set of this name; streams and archives spell it differently (``oxford_pets``, ``OXFORDPETS``)."""
-    known = {external.plain(one): one for one in sets()}
-    if external.plain(name) not in known:
+    known = _spelt(tuple(sets()))
+    plain = external.plain(name)
+    if plain not in known:
         raise BadInput(f"FoMo-in-Flux: expected one of its {len(known)} sets, found {name!r}")
-    return sets()[known[external.plain(name)]]
+    return sets()[known[plain]]
+
+
+@functools.cache
+def _spelt(names: tuple[str, ...]) -> Mapping[str, str]:
+    return {external.plain(name): name for name in names}
 
 
 def bring_in(root: Path) -> tuple[list[str], list[str]]:
