@@ -183,7 +183,7 @@ def side_by_side(jobs: list[Job], args: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m clipmerge.book.run", description="Run the notebooks.")
-    parser.add_argument("--profile", default="laptop", help="smoke, laptop, paper or a YAML file (default: laptop)")
+    parser.add_argument("--profile", default="laptop", help="name or YAML file (default: laptop)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="", help="folder for figures and tables (default: figures/<profile>)")
     parser.add_argument("--only", nargs="+", default=[""], help="run only notebooks whose name starts so, e.g. 11 12")

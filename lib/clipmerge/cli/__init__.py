@@ -1,4 +1,5 @@
-"""The command line: `clipmerge merge | unify | extend | decouple | inspect | convert | evaluate | figure | data`.
+"""The command line: `clipmerge merge | unify | extend | decouple | inspect | convert | evaluate | figure | data |
+plan | run | gc`.
 
 Exit codes: 0 done; 2 it could not be done, and why in one sentence; 130 interrupted. Parsers import nothing heavy, so
 that `--help` and mistakes are answered at once; a command imports what it needs when it runs.
@@ -9,11 +10,11 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
-from clipmerge.cli import looking, merging
+from clipmerge.cli import looking, merging, study
 from clipmerge.clip.data import command as data
 from clipmerge.errors import BadInput
 
-COMMANDS = merging.COMMANDS | looking.COMMANDS
+COMMANDS = merging.COMMANDS | looking.COMMANDS | study.COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

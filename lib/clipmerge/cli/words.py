@@ -21,7 +21,10 @@ TECHNIQUES: dict[str, dict[str, str]] = {
         "linear_above": "linear above this |cos| (0.9995)",
     },
     "model_stock": {},
-    "fisher": {"floor": "added to every diagonal (0)"},
+    "fisher": {
+        "floor": "added to every diagonal (0)",
+        "normalise": "true: diagonals count by their directions, not their lengths",
+    },
     "random": SCALE,
     "magmax": SCALE | {"equal": "who wins a tie: later (default) or first"},
     "tall_mask": SCALE | {"sharpness": "λ of the masks (0.4)", "consensus": "masks that must agree (2)"},

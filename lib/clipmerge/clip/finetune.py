@@ -15,14 +15,23 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from clipmerge.clip import models, prompts, training
+from clipmerge.clip.data.unread import Unread
 from clipmerge.clip.datasets import Dataset
 from clipmerge.clip.recipes import Finetune as Recipe
 
-CHECKPOINT_EVERY = 100  # steps
+CHECKPOINT_EVERY = 200  # steps
 
 
-def crop(images: UInt8[Tensor, "n h w 3"], scale_min: float, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
-    """RandomResizedCrop of a batch: an area share in [scale_min, 1] at a random place, resized back."""
+def crop(
+    images: UInt8[Tensor, "n h w 3"] | Unread, scale_min: float, generator: torch.Generator
+) -> UInt8[Tensor, "n 3 size size"]:
+    """RandomResizedCrop of a batch: an area share in [scale_min, 1] at a random place, resized back.
+
+    Small drawings are cut square; photographs have their sides stretched by 3:4 to 4:3 (`views.anywhere`) as in CLIP's
+    transforms.
+    """
+    if isinstance(images, Unread):
+        return images.crop(scale_min, generator)
     x = images.permute(0, 3, 1, 2).float()
     area, u, v = torch.rand(3, len(x), generator=generator)
     side = (scale_min + (1 - scale_min) * area).sqrt()
@@ -91,14 +100,10 @@ def tune(
     model.train().logit_scale.requires_grad_(False)
     optimizer = training.adamw(model, recipe.lr, recipe.weight_decay, (recipe.beta1, recipe.beta2))
     start, log = training.resume(checkpoint, model, optimizer) if checkpoint else (0, [])
-    asked = phrasings(name, dataset, recipe.templates)
     index = torch.arange(len(dataset.train_labels)) if index is None else index
-    for step in range(start, recipe.steps):
-        generator = training.generator(seed, step)
-        pick = index[torch.randint(len(index), (recipe.batch,), generator=generator)]
-        images = crop(dataset.train_images[pick], recipe.scale_min, generator)
-        tokens = one_of(asked, generator)
-        labels, texts = among(dataset.train_labels[pick], tokens, recipe.classes, generator)
+    steps = range(start, recipe.steps)
+    drawn = training.batches(_draw(name, dataset, recipe, seed, index), steps)
+    for step, (images, labels, texts) in zip(steps, drawn, strict=True):
         value = loss(model, images, labels, texts, recipe.label_smoothing)
         training.descend(model, optimizer, value, training.rate(step, recipe.steps, recipe.lr, recipe.warmup))
         log.append({"step": step, "loss": value.item()})
@@ -108,3 +113,19 @@ def tune(
             training.save(checkpoint, model, optimizer, step + 1, log)
     model.eval().logit_scale.requires_grad_(True)
     return log
+
+
+def _draw(
+    name: str, dataset: Dataset, recipe: Recipe, seed: int, index: Int64[Tensor, " m"]
+) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+    """The batch of a step, a function of its number: images, labels, texts."""
+    asked = phrasings(name, dataset, recipe.templates)
+
+    def draw(step: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = training.generator(seed, step)
+        pick = index[torch.randint(len(index), (recipe.batch,), generator=generator)]
+        images = crop(dataset.train_images[pick], recipe.scale_min, generator)
+        tokens = one_of(asked, generator)
+        return images, *among(dataset.train_labels[pick], tokens, recipe.classes, generator)
+
+    return draw

@@ -8,20 +8,17 @@ reader's own pip (and thus from the index the reader has configured), checked ag
 import fnmatch
 import functools
 import os
-import reprlib
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import fastjsonschema
-import yaml
-
 from clipmerge import files, paths
+from clipmerge.clip.data import real, yamls
 from clipmerge.errors import BadInput
 
 
@@ -68,30 +65,10 @@ class Manifest:
         return (self.web or {}).get("every", 0)
 
 
-def read_yaml(path: Path, schema: str) -> dict:
-    """Parse `path` and validate it against ``data_manifests/schema/<schema>``."""
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path.name}: expected a manifest in {path.parent}, found none") from None
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: expected YAML, found {str(error).splitlines()[0]}") from None
-    try:
-        _rules(paths.manifests() / "schema" / schema)(value, name_prefix="$")
-    except fastjsonschema.JsonSchemaValueException as error:
-        raise BadInput(f"{path}: {error.message}, found {reprlib.repr(error.value)}") from None
-    return value
-
-
-@functools.cache
-def _rules(schema: Path) -> Callable:
-    return fastjsonschema.compile(files.read_json(schema))
-
-
 @functools.cache
 def packages() -> Mapping[str, Package]:
     """All registered packages by name."""
-    entries = read_yaml(paths.manifests() / "packages.yaml", "packages.schema.json")
+    entries = yamls.read(paths.manifests() / "packages.yaml", "packages.schema.json")
     return {name: Package(name=name, **entry) for name, entry in entries.items()}
 
 
@@ -102,10 +79,16 @@ def package(name: str) -> Package:
     return packages()[name]
 
 
-@functools.cache
 def load(name: str) -> Manifest:
+    """What there is to know of a dataset: one that packages carry, by the name of its file in
+    ``data_manifests/datasets``, or a real one (`data.real`), whose digest is empty until its pack is here."""
+    return embedded(name) if not real.known(name) else Manifest(**real.about(name))
+
+
+@functools.cache
+def embedded(name: str) -> Manifest:
     """The manifest ``data_manifests/datasets/<name>.yaml``; an unknown or missing key is an error naming it."""
-    entry = read_yaml(paths.manifests() / "datasets" / f"{name}.yaml", "dataset.schema.json")
+    entry = yamls.read(paths.manifests() / "datasets" / f"{name}.yaml", "dataset.schema.json")
     if entry["name"] != name:
         raise BadInput(f"{name}.yaml: expected name {name!r}, found {entry['name']!r}")
     return Manifest(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})

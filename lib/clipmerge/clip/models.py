@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clipmerge import files, paths
 from clipmerge.clip import device, towers
+from clipmerge.clip.data.unread import Unread
 from clipmerge.errors import BadInput
 
 CONFIGS = Path(__file__).parent / "model_configs"
@@ -43,6 +44,7 @@ def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) 
     if tag == "openai" and "quickgelu" not in name:
         # OpenAI's weights were trained with QuickGELU; under GELU they load without a word and score lower
         raise BadInput(f"model {spec!r}: OpenAI weights expect QuickGELU, that is '{name}-quickgelu/openai'")
+    place = device.here()
     theirs = pretrained == "default" and name not in NANO  # weights that open_clip fetches
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -57,7 +59,7 @@ def create(spec: str, pretrained: str | Path | None = "default", seed: int = 0) 
     if pretrained is not None and not theirs:
         path = weights(spec) if pretrained == "default" else Path(pretrained)
         load(model, files.load_tensors(path), source=str(path))
-    return model.eval().to(device.here())
+    return model.eval().to(place)
 
 
 def stem(spec: str) -> str:
@@ -118,20 +120,27 @@ def tokenizer(spec: str):
     return found
 
 
-def pixels(images: UInt8[Tensor, "n *hwc"], model: nn.Module) -> Float[Tensor, "n 3 size size"]:
+def image_size(model: nn.Module) -> int:
+    """Side of the square images that a model takes, in pixels."""
+    size = model.visual.image_size
+    return size[0] if isinstance(size, tuple) else size
+
+
+def pixels(images: UInt8[Tensor, "n *hwc"] | Unread, model: nn.Module) -> Float[Tensor, "n 3 size size"]:
     """uint8 images (channels last or first) as the normalised float input of `model`, resized where it needs more."""
+    if isinstance(images, Unread):
+        images = images.middle(image_size(model))
     first = images.shape[1] == 3
     x = (images if first else images.permute(0, 3, 1, 2)).to(_device(model)).float() / 255
-    size = model.visual.image_size
-    size = size if isinstance(size, tuple) else (size, size)
-    if tuple(x.shape[-2:]) != size:
-        x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    size = image_size(model)
+    if tuple(x.shape[-2:]) != (size, size):
+        x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     mean = x.new_tensor(model.visual.image_mean or open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
     std = x.new_tensor(model.visual.image_std or open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
     return (x - mean) / std
 
 
-def encode_image(model: nn.Module, images: UInt8[Tensor, "n *hwc"]) -> Float[Tensor, "n dim"]:
+def encode_image(model: nn.Module, images: UInt8[Tensor, "n *hwc"] | Unread) -> Float[Tensor, "n dim"]:
     """Unit-length image features."""
     with device.autocast():
         return _unit(towers.image(model, pixels(images, model)))

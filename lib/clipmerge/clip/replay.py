@@ -1,7 +1,8 @@
 """Batches of image–caption pairs, mixed of a task's own data, of what went before, and of pretraining data (TIME).
 
-A caption is one of its dataset's templates filled with the class name. Images of the task and of the buffer are drawn
-uniformly over *images*, as in the paper, so a class with more images is met more often.
+A caption is the image's own, where its set has captions, else one of the set's templates filled with the class name.
+Images of the task and of the buffer are drawn uniformly over *images*, as in the paper, so a class with more images is
+met more often.
 """
 
 import functools
@@ -14,6 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from clipmerge.clip import finetune, pretrain, prompts
+from clipmerge.clip.data.unread import Unread
 from clipmerge.clip.datasets import Dataset
 from clipmerge.clip.pairs import Pairs
 from clipmerge.errors import BadInput
@@ -68,15 +70,17 @@ def counts(batch: int, mixture: Sequence[Number], has_past: bool) -> tuple[int, 
 def draw(origin: Source, count: int, scale_min: float, generator: torch.Generator) -> Pairs:
     """`count` random pairs of a source, images cropped at random."""
     rows = origin.where[torch.randint(len(origin.where), (count,), generator=generator)].tolist()
-    images = torch.stack([origin.datasets[number].train_images[row] for number, row in rows])
+    seen = [origin.datasets[number].train_images[row] for number, row in rows]
     dice = torch.rand(count, generator=generator).tolist()
     captions, names = [], []
-    for (number, row), die in zip(rows, dice, strict=True):
+    for (number, row), image, die in zip(rows, seen, dice, strict=True):
         data = origin.datasets[number]
         name = data.classes[data.train_labels[row]]
-        captions += prompts.fill(data.templates[int(die * len(data.templates))], [name])
+        own = image.texts()[0] if isinstance(image, Unread) else []
+        own = own or [prompts.fill(template, [name])[0] for template in data.templates]
+        captions.append(own[int(die * len(own))])
         names.append(name.lower())  # the tokenizer knows no capitals either
-    return Pairs(finetune.crop(images, scale_min, generator), captions, names)
+    return Pairs(finetune.crop(torch.stack(seen), scale_min, generator), captions, names)
 
 
 def pretraining(count: int, generator: torch.Generator) -> Pairs:

@@ -5,12 +5,19 @@ at step s needs no state of a sampler and continues bit for bit.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from clipmerge import files
+from clipmerge.clip import device
+from clipmerge.clip.data import packs
+from clipmerge.clip.data.threads import in_order
+
+Batch = TypeVar("Batch")
 
 
 def rate(step: int, total: int, peak: float, warmup: int, floor: float = 0.0) -> float:
@@ -24,6 +31,16 @@ def rate(step: int, total: int, peak: float, warmup: int, floor: float = 0.0) ->
 def generator(seed: int, step: int) -> torch.Generator:
     """The generator of one training step; neighbouring seeds and steps share no draws."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+
+
+def batches(draw: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
+    """``draw(step)`` for every step, in order; a GPU does not wait for them: threads draw some steps ahead.
+
+    What `draw` gives must be a function of the step alone, so who draws it, and when, cannot be told from it.
+    """
+    if device.here().type == "cpu":  # its cores are busy training
+        return map(draw, steps)
+    return in_order(draw, steps, packs.THREADS, packs.THREADS)
 
 
 def adamw(

@@ -71,21 +71,31 @@ def model_stock() -> Recipe:
 
 
 @technique(weighted=True)
-def fisher(floor: Number = 0.0) -> Recipe:
+def fisher(floor: Number = 0.0, normalise: bool = False) -> Recipe:
     """θ = Σ_k w_k F_k θ_k / Σ_k w_k F_k (Matena & Raffel 2022, arXiv 2111.09832).
 
     F_k ≥ 0, the diagonal of expert k's Fisher information, comes through the `fishers` of `merge`, one state dict (file
     to file: one path) per expert. `floor` is added to each F. Where all F are zero the plain weighted mean is taken.
+    With `normalise` w_k / |F_k| stands for w_k (|F_k| over all tensors; they sum to one): a model whose Fisher
+    information is larger everywhere then counts no more than others.
     """
     within("floor", floor, 0, math.inf)
 
     def merge(block: Block) -> np.ndarray:
         out, weights = block.empty(), np.array(block.weights, np.float64)
+        if normalise:
+            weights = weights / block.known
+            weights /= weights.sum()
         if not loops.fisher(block.rows, block.diagonals, weights, float(floor), block.low, block.high, out):
             raise BadInput(f"fishers: {block.name} should hold numbers ≥ 0, found a negative one")
         return out
 
-    return Recipe(merge, fishers=True, base=False)
+    def measure(block: Block) -> list[float]:
+        part = block.diagonals[:, block.low : block.high].astype(np.float64)
+        return list(np.einsum("kj,kj->k", part, part))
+
+    both = {"measure": measure, "conclude": lengths} if normalise else {}
+    return Recipe(merge, fishers=True, base=False, **both)
 
 
 @technique(random=True)
@@ -104,6 +114,12 @@ def mean(block: Block, weights: Sequence[Number]) -> Float[np.ndarray, " n"]:
     out = block.empty()
     loops.weighted(block.rows, np.array(weights, np.float64), block.low, block.high, out)
     return out
+
+
+def lengths(sums: Mapping[str, list[float]]) -> Float[np.ndarray, " experts"]:
+    """Of the vectors whose squares were summed tensor by tensor; 1 where a vector is zero."""
+    squares = np.array([math.fsum(column) for column in zip(*sums.values(), strict=True)])
+    return np.sqrt(np.where(squares > 0, squares, 1))
 
 
 def cosines(sums: Mapping[str, list[float]]) -> dict[str, float]:

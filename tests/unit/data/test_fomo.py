@@ -64,7 +64,7 @@ def test_what_is_there_is_packed_and_the_rest_is_named(clone: Path) -> None:
     flickr = fomo.load("flickr30k")
     assert len(flickr.train) == 0
     assert flickr.test.texts(torch.arange(2)) == [["0 a", "0 b"], ["1 a", "1 b"]]
-    texts, owner = fomo.retrieval(flickr.test)
+    texts, owner = fomo.retrieval(flickr.test.texts(torch.arange(len(flickr.test))))
     assert (texts, owner.tolist()) == (["0 a", "0 b", "1 a", "1 b"], [0, 0, 1, 1])
     assert locks.check("fomo/DTD")["source"] == "fomo_in_flux"
 

@@ -144,7 +144,7 @@ def test_a_manifest_with_a_mistake_is_refused(tmp_path, monkeypatch, change, sai
     (tmp_path / "datasets" / "vehicles.yaml").write_text(yaml.safe_dump(entry | change), encoding="utf8")
     monkeypatch.setattr(paths, "manifests", lambda: tmp_path)
     with pytest.raises(BadInput, match=said):
-        manifests.load.__wrapped__("vehicles")
+        manifests.embedded.__wrapped__("vehicles")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -67,6 +67,10 @@ def test_fisher():
     assert merged("fisher", [1.0, 5.0, 1.0], [5.0, 7.0, 2.0], **options) == [4.0, 7.0, 1.5]
     assert merged("fisher", [1.0, 5.0, 1.0], [5.0, 7.0, 2.0], weights=[3, 1], **options) == [3.0, 7.0, 1.25]
     assert merged("fisher", [1.0, 5.0, 1.0], [5.0, 7.0, 2.0], floor=1.0, **options) == close(11 / 3, 6.5, 1.5)
+    # |F| = 1 and √13: the second model counts √13 times less
+    share = 3 / math.sqrt(13)
+    expected = close((1 + 5 * share) / (1 + share), 7.0, (1 + 2 / math.sqrt(13)) / (1 + 1 / math.sqrt(13)))
+    assert merged("fisher", [1.0, 5.0, 1.0], [5.0, 7.0, 2.0], normalise=True, **options) == expected
     with pytest.raises(BadInput, match="fishers: w .* negative"):
         merged("fisher", [1.0], [2.0], fishers=[state(1.0), state(-1.0)])
 

@@ -55,8 +55,9 @@ def test_the_shipped_curve_belongs_to_its_manifest():
 
 
 def test_a_profile_whose_models_come_pretrained_is_told_so():
-    paper, smoke = profiles.load("paper"), profiles.load("smoke")
-    with pytest.raises(BadInput, match=f"profile paper: expected a section pretrain, found null: {paper.model} comes"):
+    paper, smoke = profiles.load("paper-condu"), profiles.load("smoke")
+    said = f"profile paper-condu: expected a section pretrain, found null: {paper.model} comes"
+    with pytest.raises(BadInput, match=said):
         pretraining.brief(paper)
     brief = pretraining.brief(smoke)
     assert brief["steps"] == smoke.pretrain.steps and brief["seed"] == pretrain.recipe()["seed"]

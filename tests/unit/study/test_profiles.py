@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import open_clip
 import pytest
 import yaml
 
+from clipmerge.clip import manifests, models
 from clipmerge.errors import BadInput
 from clipmerge.study import profiles, results
 
@@ -19,11 +21,14 @@ def _load(tmp_path, tree):
     return profiles.load(path)
 
 
-def test_four_profiles_come_with_the_package():
-    assert profiles.names() == ("laptop", "overnight", "paper", "smoke")
+NAMES = ("laptop", "overnight", "paper-condu", "paper-time", "smoke", "workstation")
 
 
-@pytest.mark.parametrize("name", ["smoke", "laptop", "overnight", "paper"])
+def test_these_profiles_come_with_the_package():
+    assert profiles.names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_profile_loads(name):
     profile = profiles.load(name)
     assert profile.name == name
@@ -31,7 +36,7 @@ def test_every_profile_loads(name):
 
 
 def test_paper_is_the_authors_recipe():
-    paper = profiles.load("paper")
+    paper = profiles.load("paper-condu")
     assert profiles.order(paper) == results.matrix_tasks()
     assert (paper.finetune.steps, paper.finetune.batch, paper.finetune.warmup) == (1000, 64, 100)
     rates = {task: profiles.recipe(paper, task).lr for task in paper.data.tasks}
@@ -111,7 +116,7 @@ def test_no_key_has_a_hidden_default(tmp_path, where):
 
 
 def test_unknown_name_lists_the_known():
-    known = "laptop, overnight, paper, smoke"
+    known = ", ".join(NAMES)
     with pytest.raises(BadInput, match=f"expected one of {known} or a YAML file, found 'desktop'"):
         profiles.load("desktop")
 
@@ -155,7 +160,7 @@ def test_a_profile_says_only_what_differs_from_the_one_it_extends(tmp_path):
 @pytest.mark.parametrize(
     ("tree", "says"),
     [
-        ({"extends": "desktop"}, "extends: expected another one of laptop, overnight, paper, smoke, found 'desktop'"),
+        ({"extends": "desktop"}, f"extends: expected another one of {', '.join(NAMES)}, found 'desktop'"),
         ({"extends": ["laptop"]}, "extends: expected another one of"),
         ({"extends": "laptop", "finetune": {"lrr": 1.0}}, "finetune.lrr: expected one of"),
         ({"extends": "laptop", "finetune": 3}, "finetune: expected a mapping, found 3"),
@@ -166,11 +171,37 @@ def test_extending_is_as_strict(tmp_path, tree, says):
         _load(tmp_path, tree)
 
 
-@pytest.mark.parametrize("name", ["overnight", "paper", "smoke"])
+def _everything(name):
+    """What a profile says by dotted key, with what it extends."""
+    tree = _tree(name)
+    below = _everything(tree.pop("extends")) if "extends" in tree else {}
+    return below | dict(_dotted_keys(tree))
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_nothing_is_written_twice(name):
-    tree, laptop = _tree(name), dict(_dotted_keys(_tree()))
-    assert tree.pop("extends") == "laptop"
-    assert [where for where, value in _dotted_keys(tree) if laptop.get(where, where) == value] == []
+    tree = _tree(name)
+    below = _everything(tree.pop("extends"))
+    assert [where for where, value in _dotted_keys(tree) if below.get(where, where) == value] == []
+
+
+def test_null_takes_a_name_away_that_the_profile_below_has(tmp_path):
+    tree = {"extends": "laptop", "temporal": {"mixtures": {"replay": None}}, "lr_by_task": {"chain": {"digits": None}}}
+    mine = _load(tmp_path, tree)
+    assert list(mine.temporal.mixtures) == ["no-replay"] and mine.lr_by_task.chain == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_and_set_that_a_profile_names_exists(name):
+    profile = profiles.load(name)
+    time = profile.temporal
+    named = {profile.model, profile.many.model, *profile.width_models, *profile.mtil.bases, *time.models}
+    public = {"/".join(pair) for pair in open_clip.list_pretrained()}
+    ours = {spec for spec in named if spec.partition("/")[0] in models.NANO}
+    assert named - ours <= public
+    assert all(models.weights(spec) for spec in ours)
+    for each in (*profile.data.tasks, *profile.many.sets, *time.adaptation, *time.heldout):
+        assert manifests.load(each).name == each
 
 
 def test_overnight_adds_to_laptop_and_changes_no_recipe():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from clipmerge import paths
-from clipmerge.clip import manifests
+from clipmerge.clip.data import yamls
 from clipmerge.errors import BadInput
 
 SIDES = ("train", "test")
@@ -100,7 +100,7 @@ def load(name: str) -> External:
     name = plain(name)
     if name not in names():
         raise BadInput(f"data set {name!r}: expected one of {', '.join(names())}")
-    entry = manifests.read_yaml(FOLDER / f"{name}.yaml", "external.schema.json")
+    entry = yamls.read(FOLDER / f"{name}.yaml", "external.schema.json")
     if entry["name"] != name:
         raise BadInput(f"{name}.yaml: expected name {name!r}, found {entry['name']!r}")
     lists = {key: tuple(entry.get(key, ())) for key in ("templates", "verified", "unverified")}

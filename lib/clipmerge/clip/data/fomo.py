@@ -16,11 +16,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from clipmerge import files, paths
-from clipmerge.clip import manifests
-from clipmerge.clip.data import external, locks, packing
+from clipmerge.clip.data import external, locks, packing, yamls
 from clipmerge.clip.data.images import Sample
 from clipmerge.clip.data.packing import Row
-from clipmerge.clip.data.packs import Pack, Side
+from clipmerge.clip.data.packs import Pack
 from clipmerge.errors import BadInput
 
 INFO = "data_lib/00_info"
@@ -48,16 +47,31 @@ class Set:
 @functools.cache
 def sets() -> Mapping[str, Set]:
     """The 63 sets of ``data_manifests/external/fomo.yaml`` by the names of their archives."""
-    entries = manifests.read_yaml(external.FOLDER / "fomo.yaml", "fomo.schema.json")
-    return {name: Set(name, **entry) for name, entry in entries["sets"].items()}
+    return {name: Set(name, **entry) for name, entry in _manifest()["sets"].items()}
+
+
+def size_mb() -> float:
+    """What all archives together take, as their authors say."""
+    return float(_manifest()["mb"])
+
+
+@functools.cache
+def _manifest() -> Mapping:
+    return yamls.read(external.FOLDER / "fomo.yaml", "fomo.schema.json")
 
 
 def find(name: str) -> Set:
     """The set of this name; streams and archives spell it differently (``oxford_pets``, ``OXFORDPETS``)."""
-    known = {external.plain(one): one for one in sets()}
-    if external.plain(name) not in known:
+    known = _spelt(tuple(sets()))
+    plain = external.plain(name)
+    if plain not in known:
         raise BadInput(f"FoMo-in-Flux: expected one of its {len(known)} sets, found {name!r}")
-    return sets()[known[external.plain(name)]]
+    return sets()[known[plain]]
+
+
+@functools.cache
+def _spelt(names: tuple[str, ...]) -> Mapping[str, str]:
+    return {external.plain(name): name for name in names}
 
 
 def bring_in(root: Path) -> tuple[list[str], list[str]]:
@@ -148,13 +162,10 @@ def chunks(sequence: Sequence[Item], tasks: int) -> list[list[Item]]:
     return [list(sequence[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
 
 
-def retrieval(side: Side) -> tuple[list[str], Int64[Tensor, " m"]]:
-    """All captions of a side, and the row of the image that each describes: what `recall` compares."""
-    texts = side.texts(torch.arange(len(side)))
-    owner = torch.repeat_interleave(
-        torch.arange(len(side)), torch.tensor([len(own) for own in texts], dtype=torch.int64)
-    )
-    return list(chain(*texts)), owner
+def retrieval(captions: Sequence[Sequence[str]]) -> tuple[list[str], Int64[Tensor, " m"]]:
+    """All captions of some images, and the number of the image that each describes: what `recall` compares."""
+    counts = torch.tensor([len(own) for own in captions], dtype=torch.int64)
+    return list(chain(*captions)), torch.repeat_interleave(torch.arange(len(captions)), counts)
 
 
 def load(name: str) -> Pack:

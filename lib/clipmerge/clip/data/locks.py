@@ -44,14 +44,15 @@ def ready(name: str) -> bool:
 def load(name: str) -> Pack:
     """Open a set's pack; its digest is compared with the lock's, its images are read when they are needed."""
     if not ready(name):
-        raise BadInput(f"{name}: expected a pack in {folder(name)}, found none; `{_remedy(name)}` makes it")
+        raise BadInput(f"{name}: expected a pack in {folder(name)}, found none; `{remedy(name)}` makes it")
     pack = packs.load(folder(name))
     if pack.digest != lock(name)["digest"]:
         raise BadInput(f"{name}: expected the pack with digest {lock(name)['digest']}, found {pack.digest}")
     return pack
 
 
-def _remedy(name: str) -> str:
+def remedy(name: str) -> str:
+    """The command that makes a set's pack."""
     return "clipmerge data import-fomo PATH" if "/" in name else f"clipmerge data get {name}"
 
 
@@ -62,7 +63,7 @@ def check(name: str) -> dict:
     if found != lock(name)["files"]:
         raise BadInput(
             f"{folder(name)}: expected files with sha256 {lock(name)['files']}, found {found}; delete this folder and"
-            f" run `{_remedy(name)}` again"
+            f" run `{remedy(name)}` again"
         )
     return lock(name)
 

@@ -47,10 +47,18 @@ def _of(fn: Callable) -> "_Reach":
 
 def library(sources: Iterable[str]) -> dict[str, str]:
     """Digest by module name, over what these texts of code (the cells of a notebook) reach in clipmerge."""
+    return _of_texts(sources).digests()
+
+
+def met(sources: Iterable[str]) -> frozenset[Place]:
+    """Module and name of every definition of clipmerge that these texts of code reach."""
+    return frozenset(_of_texts(sources).met)
+
+
+def _of_texts(sources: Iterable[str]) -> "_Reach":
     reach = _Reach({"clipmerge"}, ())
-    text = "\n".join(sources)
-    reach.text(ast.parse(text))
-    return reach.digests()
+    reach.text(ast.parse("\n".join(sources)))
+    return reach
 
 
 class _Reach:

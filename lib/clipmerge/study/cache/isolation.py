@@ -5,11 +5,15 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from types import FrameType
 
 import numpy as np
 import psutil
 import torch
+
+_checkpoint: ContextVar[Path | None] = ContextVar("checkpoint", default=None)
 
 
 @contextmanager
@@ -46,6 +50,22 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def resumable(path: Path) -> Iterator[None]:
+    """A step that trains in this context may keep its state in `path`; the file goes when the step has ended well."""
+    token = _checkpoint.set(path)
+    try:
+        yield
+    finally:
+        _checkpoint.reset(token)
+    path.unlink(missing_ok=True)
+
+
+def checkpoint() -> Path | None:
+    """Where a step may keep the state of its one training, to go on from should its process be lost."""
+    return _checkpoint.get()
 
 
 @contextmanager

@@ -17,10 +17,12 @@ import joblib
 import torch
 from joblib.externals.loky import get_reusable_executor
 
+from clipmerge import paths
 from clipmerge.errors import BadInput
-from clipmerge.study.cache import slots
+from clipmerge.study.cache import cluster, slots
+from clipmerge.study.cache.cluster import Need
 
-Submit = Callable[..., Future]
+Submit = Callable[..., Future]  # what a job needs, function, arguments
 _IMPORT_PATH = tuple(sys.path)
 _LIMITS = ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM")
 _ONE_THREAD = {f"{library}_THREADS": "1" for library in _LIMITS}
@@ -50,35 +52,50 @@ def flow(
     workers: int | None = None,
     backend: str = "auto",
     threads: int = 1,
+    gpus: Sequence[Need] = (),
 ) -> list[Any]:
     """``[fn(job) for job in jobs]``, where job *i* starts once the jobs numbered ``needs[i]`` have ended.
 
     Of the jobs that may start, the one goes first behind which the longest chain waits. `backend` is ``serial``,
     ``processes`` (`fn` and jobs must be picklable), ``ray``, or ``auto``: processes if there is more than one job and
-    more than one of `workers` (default: the cores this process may use), each on so many `threads`. A failing job
-    stops the others; its exception carries a note with the job's name.
+    more than one of `workers` (default: the cores this process may use), each on so many `threads`. `gpus` says what
+    each job needs of a GPU, which only Ray heeds. A failing job stops the others; its exception carries a note with the
+    job's name.
     """
     workers = joblib.cpu_count() if workers is None else workers
-    if workers < 1:
-        raise BadInput(f"engine: workers: expected at least 1, found {workers}")
-    if backend == "auto":
-        backend = "processes" if min(workers, len(jobs)) > 1 else "serial"
-    backends = {"serial": _serial, "processes": _processes, "ray": _ray}
-    if backend not in backends:
-        raise BadInput(f"engine: backend: expected auto, {', '.join(backends)}; found {backend!r}")
+    backend = _chosen(backend, workers, len(jobs))
+    backends = {"serial": _serial, "processes": _processes, "ray": lambda _: cluster.session(threads)}
     if not jobs:
         return []
     at_once = {"serial": 1, "processes": workers, "ray": len(jobs)}[backend]  # the cluster has a queue of its own
     results: dict[int, Any] = {}
     inner = slots.inside()
+    gpus = gpus or [Need()] * len(jobs)
     with backends[backend](workers) as submit:
-        for index, result in _finished(lambda i, at: submit(_call, fn, i, jobs[i], inner, at, threads), needs, at_once):
-            results[index] = result
+        for index, future in _finished(
+            lambda i, at: submit(gpus[i], _call, fn, i, jobs[i], inner, at, threads), needs, at_once
+        ):
+            try:
+                results[index] = future.result()
+            except cluster.Lost as error:  # nobody was left there to name the job
+                _name(error, index, jobs[index])
+                raise
     return [results[index] for index in range(len(jobs))]
 
 
+def _chosen(backend: str, workers: int, jobs: int) -> str:
+    """The backend that ``auto`` means; refuses one that is not known."""
+    if workers < 1:
+        raise BadInput(f"engine: workers: expected at least 1, found {workers}")
+    if backend not in ("auto", "serial", "processes", "ray"):
+        raise BadInput(f"engine: backend: expected auto, serial, processes, ray; found {backend!r}")
+    if backend != "auto":
+        return backend
+    return "processes" if min(workers, jobs) > 1 else "serial"
+
+
 def _finished(start: Callable[[int, int], Future], needs: Sequence[Collection[int]], at_once: int) -> Iterator[tuple]:
-    """(number, result) of each job as it ends; no job is started before its turn, nor two in one worker's place."""
+    """(number, its future) of each job as it ends; no job is started before its turn, nor two in one worker's place."""
     behind = _chains(needs)
     graph = TopologicalSorter(dict(enumerate(needs)))
     graph.prepare()
@@ -93,8 +110,8 @@ def _finished(start: Callable[[int, int], Future], needs: Sequence[Collection[in
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             index, at = running.pop(future)
             free = sorted([*free, at])
+            yield index, future
             graph.done(index)
-            yield index, future.result()
 
 
 def _chains(needs: Sequence[Collection[int]]) -> list[int]:
@@ -110,7 +127,7 @@ def _chains(needs: Sequence[Collection[int]]) -> list[int]:
 def _serial(_: int) -> Iterator[Submit]:
     """Here and now."""
 
-    def submit(fn: Callable, *arguments: Any) -> Future:
+    def submit(_: Need, fn: Callable, *arguments: Any) -> Future:
         future = Future()
         future.set_result(fn(*arguments))
         return future
@@ -122,35 +139,13 @@ def _serial(_: int) -> Iterator[Submit]:
 def _processes(workers: int) -> Iterator[Submit]:
     """Loky workers, kept alive between calls: starting one costs the import of torch, about three seconds."""
     with _first_import_path():
-        pool = get_reusable_executor(workers, timeout=300, env=_ONE_THREAD)
+        home = {"CLIPMERGE_HOME": str(paths.cache().resolve())}  # workers of another cache are not used again
+        pool = get_reusable_executor(workers, timeout=300, env=_ONE_THREAD | home)
         try:
-            yield pool.submit
+            yield lambda _, fn, *arguments: pool.submit(fn, *arguments)
         except BaseException:  # a job failed, or the reader interrupted
             pool.shutdown(kill_workers=True)
             raise
-
-
-@contextmanager
-def _ray(_: int) -> Iterator[Submit]:
-    """One core, and one GPU if this machine has any, for each job; the cluster decides how many run at once."""
-    try:
-        import ray
-    except ImportError:
-        raise BadInput("engine: backend ray: expected the package ray (pip install clipmerge[paper])") from None
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
-    remote, started = ray.remote(num_cpus=1, num_gpus=int(torch.cuda.is_available()), max_retries=0), []
-
-    def submit(fn: Callable, *arguments: Any) -> Future:
-        started.append(remote(fn).remote(*arguments))
-        return started[-1].future()
-
-    try:
-        yield submit
-    except BaseException:
-        for job in started:  # those that have ended do not mind
-            ray.cancel(job, force=True)
-        raise
 
 
 def _call(fn: Callable, index: int, job: Any, inner: bool, at: int, threads: int) -> Any:
@@ -159,10 +154,15 @@ def _call(fn: Callable, index: int, job: Any, inner: bool, at: int, threads: int
         with nullcontext() if inner else slots.hold(), on_threads(threads):
             return fn(job)
     except Exception as error:
-        error.add_note(f"in job {index + 1}: {getattr(job, 'name', None) or reprlib.repr(job)}")
+        _name(error, index, job)
         raise
     finally:
         _place.reset(token)
+
+
+def _name(error: Exception, index: int, job: Any) -> None:
+    """Note on an exception which job raised it."""
+    error.add_note(f"in job {index + 1}: {getattr(job, 'name', None) or reprlib.repr(job)}")
 
 
 @contextmanager

@@ -33,10 +33,11 @@ from clipmerge import files, paths
 from clipmerge.clip import device
 from clipmerge.clip.compute import Compute
 from clipmerge.errors import BadInput
-from clipmerge.study.cache import isolation, ledger, scheduler
+from clipmerge.study.cache import isolation, ledger, placement, planned, scheduler
 from clipmerge.study.cache.step import DONE, Step, changes, surroundings
 
 log = logging.getLogger(__name__)
+ENGINE = "CLIPMERGE_ENGINE"  # in the environment: the engine of everything that need not be alone
 ALONE = Compute()  # one process on the CPU
 _outcomes: dict[Path, str] = {}  # by folder: "cached" or "computed", as first met in this process
 _verified: dict[Path, tuple[int, int]] = {}  # size and modification time of files whose digest was right
@@ -44,12 +45,15 @@ _verified: dict[Path, tuple[int, int]] = {}  # size and modification time of fil
 
 def get(step: Step) -> Path:
     """The folder of a step, computed (after whatever it needs) if it is not in the cache."""
+    if planned.going_on() and there(step):
+        return step.folder  # what else is to be planned may hang on it
     return build([step])[0]
 
 
 def build(steps: Iterable[Step], compute: Compute = ALONE) -> list[Path]:
     """The folders of `steps`; what is missing is computed, each step as soon as what it needs is there."""
     steps = list(steps)
+    planned.note(steps, compute)
     ledger.meet(steps)
     missing = _missing(steps)
     for step in missing:
@@ -57,8 +61,10 @@ def build(steps: Iterable[Step], compute: Compute = ALONE) -> list[Path]:
     detached = [_detached(step) for step in missing]
     number = {step.folder: index for index, step in enumerate(missing)}
     needs = [[number[path] for path in step.inputs.values() if path in number] for step in detached]
+    engine = os.environ.get(ENGINE, compute.engine) if compute != ALONE else compute.engine
+    needed = [placement.need(step) for step in missing]
     with ledger.computing(), isolation.terminable():
-        scheduler.flow(_compute, detached, needs, compute.workers, compute.engine, compute.threads)
+        scheduler.flow(_compute, detached, needs, compute.workers, engine, compute.threads, needed)
     _outcomes.update({step.folder: "computed" for step in missing})
     return [step.folder for step in steps]
 
@@ -66,6 +72,11 @@ def build(steps: Iterable[Step], compute: Compute = ALONE) -> list[Path]:
 def cached(step: Step) -> bool:
     """Whether a step needs no computing."""
     return step.folder.exists() and _fault(step) is None
+
+
+def there(step: Step) -> bool:
+    """Whether the cache has a step's folder, unread: quicker than `cached`, and nothing is verified."""
+    return (step.folder / DONE).is_file()
 
 
 def record(step: Step) -> dict[str, Any]:
@@ -182,7 +193,8 @@ def _compute(step: Step) -> None:
         start, processor = time.perf_counter(), time.process_time()
         numerics = step.config.get("compute", ALONE.numerics)
         alone = isolation.alone(step.seed)
-        with alone, isolation.PeakMemory() as memory, device.using(numerics, scheduler.place()) as where:
+        kept = isolation.resumable(paths.cache("checkpoints", f"{step.key[:20]}.safetensors"))
+        with alone, kept, isolation.PeakMemory() as memory, device.using(numerics, scheduler.place()) as where:
             step.fn(partial, config=copy.deepcopy(step.config), inputs=dict(step.inputs), seed=step.seed)
         took = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - processor}
         _sign(partial, step, took | {"peak_memory_mb": memory.mb}, where.type)

@@ -13,10 +13,11 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from clipmerge import files
-from clipmerge.clip import datasets, finetune, manifests, models
+from clipmerge.clip import datasets, device, finetune, manifests, models, published
 from clipmerge.errors import BadInput
 from clipmerge.merge import deltas
 from clipmerge.study import profiles
+from clipmerge.study.cache import isolation
 from clipmerge.study.cache.step import Step
 from clipmerge.study.profiles import Profile
 
@@ -49,12 +50,15 @@ def dataset(config: Mapping) -> datasets.Dataset:
 
 
 def base_inputs(model: str, start: Step | None = None) -> dict[str, Path | Step]:
-    """The weights file a step on `model` depends on, and the step from whose weights it goes on, if it does.
+    """The weights a step on `model` depends on, and the step from whose weights it goes on, if it does.
 
-    Weights that open_clip fetches are named by the tag instead.
+    Weights that open_clip fetches stand there by their lock. A plan fetches none, and goes without.
     """
-    base = {"base": models.weights(model)} if model.partition("/")[0] in models.NANO else {}
-    return base | ({"start": start} if start else {})
+    if model.partition("/")[0] in models.NANO:
+        base = models.weights(model)
+    else:
+        base = published.fetch(model) if device.somewhere() else published.lock(model)
+    return ({"base": base} if base else {}) | ({"start": start} if start else {})
 
 
 def step(
@@ -89,7 +93,7 @@ def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
     """Step function: fine-tune, then write the delta from the base and the loss curve."""
     (model, base), data = learner(config, inputs), dataset(config)
     recipe, index = finetune.Recipe(**config["recipe"]), usable(config, data, seed)
-    log = finetune.tune(model, config["model"], data, recipe, seed, index=index)
+    log = finetune.tune(model, config["model"], data, recipe, seed, checkpoint=isolation.checkpoint(), index=index)
     leave(out, models.state(model), base, log)
 
 

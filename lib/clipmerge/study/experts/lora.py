@@ -12,6 +12,7 @@ from clipmerge import files
 from clipmerge.clip import finetune, lora, models
 from clipmerge.merge import deltas
 from clipmerge.study import experts
+from clipmerge.study.cache import isolation
 
 
 def start(config: Mapping) -> dict[str, Tensor]:
@@ -24,7 +25,7 @@ def tune(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -
     data, begin = experts.dataset(config), start(config)
     model = lora.inject(models.create(config["model"]), begin)
     recipe, index = finetune.Recipe(**config["recipe"]), experts.usable(config, data, seed)
-    log = finetune.tune(model, config["model"], data, recipe, seed, index=index)
+    log = finetune.tune(model, config["model"], data, recipe, seed, checkpoint=isolation.checkpoint(), index=index)
     experts.leave(out, lora.read(model), begin, log)
 
 

@@ -1,8 +1,10 @@
 """Profiles: every number an experiment depends on, read strictly from one YAML file into frozen dataclasses.
 
 ``laptop`` is what the committed figures show; the others extend it and say only what is different: ``smoke`` checks the
-code, ``overnight`` has all seeds and scales, ``paper`` is the papers' own scale. A key that is unknown, missing or of
-the wrong type is refused with its dotted name: a typo must never mean "use the default".
+code, ``overnight`` has all seeds and scales, ``paper-condu`` and ``paper-time`` are the papers' own scale, and
+``workstation`` is what one GPU does of it. Where keys are names (of tasks, mixtures, options), null takes one away that
+the profile below has. A key that is unknown, missing or of the wrong type is refused with its dotted name: a typo must
+never mean "use the default".
 """
 
 import types
@@ -96,7 +98,8 @@ def read(kind: Any, value: Any, file: str, where: tuple[str, ...]) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(read(options[0], item, file, (*where, str(i))) for i, item in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
-        return {str(key): read(options[1], item, file, (*where, str(key))) for key, item in value.items()}
+        said = {str(key): item for key, item in value.items() if item is not None}
+        return {key: read(options[1], item, file, (*where, key)) for key, item in said.items()}
     if origin is Literal and value in options:
         return value
     if kind is float and type(value) is int:

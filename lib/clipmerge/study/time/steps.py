@@ -18,6 +18,7 @@ from clipmerge.clip.pairs import Pairs
 from clipmerge.merge import deltas, techniques
 from clipmerge.merge.lines import Lines
 from clipmerge.study import experts
+from clipmerge.study.cache import isolation
 
 ACCURACY, TEXTS = "accuracy.json", "texts.safetensors"
 State = dict[str, Tensor]
@@ -34,7 +35,8 @@ def train(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     def batch(generator: torch.Generator) -> Pairs:
         return replay.mixed(sizes, update, buffer, config["scale_min"], generator)
 
-    log = adapt.adapt(model, config["model"], batch, adapt.Recipe(**config["recipe"]), seed, config["number"])
+    recipe, kept = adapt.Recipe(**config["recipe"]), isolation.checkpoint()
+    log = adapt.adapt(model, config["model"], batch, recipe, seed, config["number"], kept)
     experts.leave(out, models.state(model), base, log)
 
 

@@ -7,6 +7,8 @@ always to the nearest one left in the base's text space, so that neighbours in t
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -61,7 +63,8 @@ def pairs(datasets: Sequence[str]) -> list[Pair]:
 
 def by_dataset(chunk: Sequence[Pair]) -> dict[str, list[int]]:
     """Class numbers by dataset, both sorted."""
-    return {name: sorted(c for n, c in chunk if n == name) for name in sorted({n for n, _ in chunk})}
+    ordered = sorted(chunk)
+    return {name: [number for _, number in own] for name, own in groupby(ordered, key=itemgetter(0))}
 
 
 def walk(every: Sequence[Pair], features: Float[Tensor, "n dim"]) -> list[Pair]:
