@@ -25,7 +25,7 @@ AXES = {
     "experts": {"steps": [4], "classes": [4], "lr": [1e-4, 1e-3]},
     "chain": {"steps": [2], "lr": [1e-4, 1e-3]},
     "few": {"lr": [1e-3]},
-    "rules": {},
+    "rules": {"quantile": [0.1], "tau": [0.01, 0.05]},
     "lora": {"lr": [1e-3]},
     "baselines": {"width": [16], "ridge": [0.1, 1.0], "fusion": [0.5], "strength": [0.1]},
     "time": {"steps": [1], "lr": [1e-4, 1e-3]},
@@ -34,7 +34,13 @@ MEANS = {  # method, metric → trials
     "experts": {("experts", "validation"): 2, ("condu-ft", "validation"): 2, ("average", "validation"): 2},
     "chain": {("continual-ft", "validation"): 2},
     "few": {("experts", "validation"): 1, ("condu-ft", "validation"): 1},
-    "rules": {("condu-ft", "own"): 105, ("condu-ft", "union"): 105},  # 3 sides × (4 + 3 numbers of voters) × 5 weights
+    "rules": {
+        ("condu-ft", "own"): 105,  # 3 sides × (4 + 3 numbers of voters) × 5 weights
+        ("condu-ft", "union"): 105,
+        ("condu-ft, radius rule", "own"): 6,  # 3 sides × 2 temperatures
+        ("condu-ft, radius rule", "union"): 6,
+        ("experts, radius rule", "transfer"): 6,
+    },
     "lora": {(name, "validation"): 1 for name in ("experts", "condu-lora (product)", "condu-lora (factors)")},
     "baselines": {("rail", "validation"): 2, ("l2", "validation"): 1},
     "time": {(name, metric): 2 for name in ("ft/ft", "zero-shot") for metric in ("ka", "zs", "gm")},
