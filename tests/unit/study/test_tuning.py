@@ -98,7 +98,7 @@ def test_a_second_search_computes_nothing(searched, monkeypatch):
 
     monkeypatch.setattr(models, "create", refuse)
     assert searches.run(TINY, what, AXES[what]).equals(rows)
-    if AXES[what]:
+    if what != "rules":  # which are read off what is there already
         with pytest.raises(AssertionError, match="nothing is left"):
             searches.run(TINY, what, AXES[what] | {list(AXES[what])[-1]: [0.07]})
 
