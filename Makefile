@@ -54,6 +54,7 @@ bench: setup ## time and memory of merging against the number of experts
 
 refresh: figures ## run at the laptop profile and store the outputs in notebooks/
 	$(PY) -m clipmerge.book.notebooks refresh
+	$(PY) -m clipmerge.book.claims
 	$(PY) -m clipmerge.book.explore
 
 site: setup ## the book as web pages that need no network, into site/ (open site/index.html)

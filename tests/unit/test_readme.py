@@ -5,6 +5,7 @@ import re
 import torch
 
 from clipmerge import paths
+from clipmerge.book import claims, notebooks
 
 README = (paths.REPO / "README.md").read_text(encoding="utf8")
 
@@ -24,3 +25,9 @@ def test_every_file_it_links_to_exists():
         links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf8"))
         local = [link for link in links if not link.startswith("http")]
         assert all((page.parent / link).exists() for link in local), (page.name, local)
+
+
+def test_what_it_says_of_claims_is_what_the_committed_figures_say():
+    """`make refresh` renews it."""
+    assert claims.MARK in README
+    assert notebooks.between(README, claims.MARK, claims.readme(claims.of_laptop())) == README

@@ -98,11 +98,11 @@ def measurements(
                 values = {"process_seconds": round(taken, 3)}
             elif operation in (*OPERATIONS, "read-write"):
                 again = 1 if implementation == "whole-dict" else REPEATS
-                values = _median(again, lambda: _alone(operation, implementation, count, place, threads))
+                values = _median(again, _alone, operation, implementation, count, place, threads)
             else:
                 values = {}
             if implementation == "streaming" and operation != "extend":  # which `clipmerge` has no command for
-                values |= _median(REPEATS, lambda: _command(operation, count, place, threads))
+                values |= _median(REPEATS, _command, operation, count, place, threads)
             print(f"{operation:10} {implementation:10} n = {count:2} {values}", file=sys.stderr)
             names = {"method": implementation, "task": operation, "seed": None, "n": count, "source": "ours"}
             names |= {"operation": operation, "implementation": implementation, "experts": count}
@@ -124,9 +124,9 @@ def _wanted(count: int, plain: int, size: int, theirs: str) -> Iterator[tuple[st
             yield name, "streaming"
 
 
-def _median(times: int, measured: Callable[[], dict[str, float]]) -> dict[str, float]:
+def _median(times: int, measured: Callable[..., dict[str, float]], *arguments: object) -> dict[str, float]:
     """Each number's median over several measurements."""
-    return pd.DataFrame([measured() for _ in range(times)]).median().to_dict()
+    return pd.DataFrame([measured(*arguments) for _ in range(times)]).median().to_dict()
 
 
 def _alone(operation: str, implementation: str, count: int, place: Path, threads: int) -> dict[str, float]:

@@ -20,10 +20,10 @@ COLUMNS = {
     "TRAIN": (
         figures.GREY,
         [
+            ("", "a batch mixes"),
             ("update", r"$D_t$"),
             ("buffer", r"$D_1\cup\dots\cup D_{t-1}$"),
             ("pretraining", r"$D_0$"),
-            ("", r"new AdamW, new cycle"),
         ],
     ),
     "DEPLOY": (
@@ -36,24 +36,27 @@ COLUMNS = {
     ),
 }
 LOOP = (
-    "S = [θ⁰]",
+    "S, r = [θ⁰], θ⁰",
     "for t = 1 … T:",
-    "    start = INIT(S)",
-    "    expert = TRAIN(start, D_t + replay)",
-    "    S.append(expert)",
-    "    evaluate(DEPLOY(S))",
+    "    e = TRAIN(INIT(S, r), D_t + replay)",
+    "    S.append(e)",
+    "    r = f(e, r)",
+    "    evaluate(DEPLOY(S, r))",
 )
 
 
 def time_design() -> Figure:
     """Three columns of choices over the loop; f is the merging technique, r its fold over the experts."""
-    figure, axes = plt.subplots(figsize=(figures.WIDTH, 5.4))
-    axes.set(xlim=(0, 3), ylim=(0, 5.4))
+    figure, axes = plt.subplots(figsize=(figures.WIDTH, 5.7))
+    axes.set(xlim=(0, 3), ylim=(0, 5.7))
     axes.axis("off")
     for place, (title, (colour, entries)) in enumerate(COLUMNS.items()):
         _column(axes, place, title, colour, entries)
     for place in (0, 1):
         axes.add_patch(FancyArrowPatch((place + 0.93, 4.95), (place + 1.07, 4.95), arrowstyle="-|>", mutation_scale=18))
+    bend = "arc3,rad=0.08"
+    axes.add_patch(FancyArrowPatch((2.5, 5.15), (0.5, 5.15), arrowstyle="-|>", mutation_scale=18, connectionstyle=bend))
+    axes.text(1.5, 5.52, "the next task", ha="center", va="center", size=10)
     legend = "f: the merging technique     r: its fold, an exponential moving average"
     axes.text(1.5, 2.02, legend, ha="center", size=11)
     _box(axes, (0.06, 0.06), 2.88, 1.68, "white", "black")

@@ -11,6 +11,7 @@ from clipmerge.clip import recipes
 from clipmerge.clip.compute import Compute
 from clipmerge.errors import expect
 from clipmerge.merge.registry import Number
+from clipmerge.study.profiles.rules import Inference
 
 
 @dataclass(frozen=True)
@@ -116,27 +117,6 @@ class Inside:
     drawn_classes: int
     parity: tuple[str, ...]  # tasks whose logits are computed in several ways
     rounds: int  # times the last session is unified again with itself
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule of inference (`condu.voting`): what prototypes are made of, who votes and with what weight."""
-
-    prototypes: Literal["both", "image", "text"]
-    k: int
-    base: bool
-    weighting: Literal["mean", "similarity", "softmax"]
-    tau: float | None  # of ``softmax``
-
-
-@dataclass(frozen=True)
-class Inference:
-    """Rules of inference that are compared: seeds for which every session is answered, temperatures of soft weights."""
-
-    baselines: tuple[str, ...]  # that answer without being told the task (Table 2); their seeds as in `Baselines`
-    average_seeds: tuple[int, ...]  # Average needs every session; other seeds have the last one only
-    taus: tuple[float, ...]
-    chosen: Rule  # on validation images; it stands beside the authors' rule
 
 
 @dataclass(frozen=True)

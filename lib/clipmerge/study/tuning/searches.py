@@ -18,7 +18,7 @@ from clipmerge.study.condu import features, fewshot, grading, protocol
 from clipmerge.study.condu import lora as condu_lora
 from clipmerge.study.profiles import Profile
 from clipmerge.study.profiles.settings import TaskRates
-from clipmerge.study.routing import inference
+from clipmerge.study.routing import inference, radius
 from clipmerge.study.time import loop, streams
 
 SEED = 0  # of the validation split and of all that is tuned
@@ -91,6 +91,19 @@ def rules(profile: Profile) -> pd.DataFrame:
     return rows[[*results.COLUMNS]].assign(setting=words)
 
 
+def radii(profile: Profile, quantile: float, tau: float) -> pd.DataFrame:
+    """The base answers what is outside of every task's radius: accuracy after the last session, and on unseen tasks."""
+    frames = []
+    for side in features.SIDES:
+        rule = replace(profile.inference.radius, prototypes=side, quantile=quantile, tau=tau)
+        trial = replace(profile, inference=replace(profile.inference, radius=rule))
+        rows = radius.run(trial, [SEED])
+        rows = rows.assign(metric=rows.space.where(rows.metric == "last", rows.metric))
+        kept = rows[(rows.task == "mean") & (rows.metric != "seen")]
+        frames.append(kept[[*results.COLUMNS]].assign(setting=f"radius {side} {quantile:g} {tau:g}"))
+    return pd.concat(frames, ignore_index=True)
+
+
 def chain(profile: Profile, steps: int, lr: float) -> pd.DataFrame:
     """Continual fine-tuning after the last task, all links but the first by the same recipe."""
     recipe = replace(profile.chain, steps=steps, warmup=steps // 10, lr=lr)
@@ -126,7 +139,7 @@ SEARCHES = {
     "experts": (Search(experts, {"steps": (240,), "classes": (48,), "lr": (3e-4, 5e-4)}),),
     "chain": (Search(chain, {"steps": (120,), "lr": (1e-4, 3e-4)}),),
     "few": (Search(few, {"lr": (3e-4, 1e-3)}),),
-    "rules": (Search(rules, {}),),
+    "rules": (Search(rules, {}), Search(radii, {"quantile": (0.02, 0.05, 0.1, 0.25), "tau": (0.01, 0.02, 0.05)})),
     "lora": (Search(lora, {"lr": (3e-3, 1e-2, 3e-2)}),),
     "baselines": (Search(rail, RAIL_GRID), Search(l2, {"strength": (0.01, 0.1, 1.0)})),
     "time": (Search(time, {"steps": (65,), "lr": (1e-4, 3e-4, 1e-3)}),),
