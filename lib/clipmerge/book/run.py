@@ -75,7 +75,8 @@ def plan(profile: str, seed: int, out: str, only: Sequence[str], folder: Path | 
     if seed < 0 or "{" in out or "}" in out:  # papermill takes braces for a format string
         raise BadInput(f"expected a seed from 0 up and a folder without braces, found {seed} and {out!r}")
     everything = notebooks.every() if folder is None else sorted(folder.glob("*.ipynb"))
-    selected = [path for path in everything if path.stem.startswith(tuple(only))]
+    only = tuple(only) or chosen.notebooks or ("",)
+    selected = [path for path in everything if path.stem.startswith(only)]
     if not selected:
         names = ", ".join(path.stem for path in everything) or "none there"
         raise BadInput(f"notebooks: expected one whose name starts with {' or '.join(only)!r}, found {names}")
@@ -186,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="laptop", help="name or YAML file (default: laptop)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="", help="folder for figures and tables (default: figures/<profile>)")
-    parser.add_argument("--only", nargs="+", default=[""], help="run only notebooks whose name starts so, e.g. 11 12")
+    parser.add_argument("--only", nargs="+", default=[], help="notebooks whose name starts so, e.g. 11 12 (the profile's)")
     parser.add_argument("--notebooks", type=Path, help="folder of notebooks (default: the project's)")
     parser.add_argument("--force", action="store_true", help="run even what is up to date")
     parser.add_argument("--one-by-one", action="store_true", help="never two notebooks at once: half the memory")

@@ -12,7 +12,7 @@ ENGINES = ("processes", "ray")
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--profile", default="laptop", metavar="NAME", help="a profile's name or YAML file (laptop)")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="NN", help="notebooks whose name starts so (all)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="notebooks whose name starts so (the profile's)")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -56,7 +56,8 @@ def _run(options: Namespace) -> None:
     for spec in found.weights:
         published.fetch(spec)
     _compute(planning.graph(_jobs(options)) if found.weights else found.graph)  # keys hold the digests of weights
-    code = run.main(["--profile", options.profile, "--seed", str(options.seed), "--only", *options.only])
+    only = ["--only", *options.only] if options.only else []
+    code = run.main(["--profile", options.profile, "--seed", str(options.seed), *only])
     if code:
         raise SystemExit(code)
 
@@ -87,7 +88,7 @@ def _gc(options: Namespace) -> None:
 COMMANDS = {
     "plan": Command(
         "Say what running notebooks at a profile takes and what is missing; nothing is started.",
-        "clipmerge plan --profile paper-condu --only 11 12",
+        "clipmerge plan --profile paper-condu",
         *(_engine_arguments, _plan),
     ),
     "run": Command(

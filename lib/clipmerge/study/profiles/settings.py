@@ -194,6 +194,7 @@ class Profile:
     """Everything an experiment depends on, except its seed."""
 
     name: str
+    notebooks: tuple[str, ...]  # how the names begin of those it is for; all, if empty
     model: str
     width_models: tuple[str, ...]
     seeds: tuple[int, ...]
