@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="laptop", help="name or YAML file (default: laptop)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="", help="folder for figures and tables (default: figures/<profile>)")
-    parser.add_argument("--only", nargs="+", default=[], help="notebooks whose name starts so, e.g. 11 12 (the profile's)")
+    parser.add_argument("--only", nargs="+", default=[], help="those whose name starts so, e.g. 11 12 (the profile's)")
     parser.add_argument("--notebooks", type=Path, help="folder of notebooks (default: the project's)")
     parser.add_argument("--force", action="store_true", help="run even what is up to date")
     parser.add_argument("--one-by-one", action="store_true", help="never two notebooks at once: half the memory")

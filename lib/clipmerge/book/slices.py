@@ -42,7 +42,10 @@ def defines(one: ast.stmt) -> set[str]:
         return {(alias.asname or alias.name).partition(".")[0] for alias in one.names}
     if isinstance(one, LONG):
         return {one.name}
-    found = {node.id for node in ast.walk(one) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    loops = [node.target for node in ast.walk(one) if isinstance(node, ast.comprehension)]
+    inner = {id(node) for target in loops for node in ast.walk(target)}  # a comprehension's variable ends with it
+    stored = (node for node in ast.walk(one) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    found = {node.id for node in stored if id(node) not in inner}
     for node in ast.walk(one):
         if isinstance(node, ast.Subscript | ast.Attribute) and isinstance(node.ctx, ast.Store):
             found |= _root(node)
@@ -67,7 +70,9 @@ def _root(node: ast.AST) -> set[str]:
 def _asks(one: ast.stmt, imports: tuple[str, ...], doors: Iterable[str]) -> bool:
     if uses(one) & set(doors):
         return True
-    chains = {ast.unparse(node) for node in ast.walk(one) if isinstance(node, ast.Name | ast.Attribute)}
+    roots = {id(node.value) for node in ast.walk(one) if isinstance(node, ast.Attribute)}  # `a.b` is not all of `a`
+    whole = (node for node in ast.walk(one) if isinstance(node, ast.Name | ast.Attribute) and id(node) not in roots)
+    chains = {ast.unparse(node) for node in whole}
     names = {chain.partition(".")[0] for chain in chains}
     wanted = tuple(text for text in imports if defines(ast.parse(text).body[0]) & names)
     return any(_leads(chain, wanted) for chain in chains if re.fullmatch(r"[\w.]+", chain))

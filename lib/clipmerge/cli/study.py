@@ -12,7 +12,7 @@ ENGINES = ("processes", "ray")
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--profile", default="laptop", metavar="NAME", help="a profile's name or YAML file (laptop)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="notebooks whose name starts so (the profile's)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="those that start so (the profile's)")
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -43,6 +43,13 @@ def test_what_statements_bind_and_read():
     one = ast.parse("table[key], other.x = f(a), b").body[0]
     assert (slices.defines(one), slices.uses(one)) == ({"table", "other"}, {"table", "key", "other", "f", "a", "b"})
     assert slices.uses(ast.parse("plans += more").body[0]) == {"plans", "more"}
+    assert slices.defines(ast.parse("rows = [f(pair) for pair in pairs]").body[0]) == {"rows"}
+
+
+def test_a_function_of_a_module_is_not_all_of_the_module():
+    cells = ["from clipmerge.study.condu import protocol", "a = protocol.grade", "b = protocol.rows"]
+    kept = [ast.unparse(one) for one in slices.planning(cells)]  # reading what is there asks for nothing
+    assert kept == ["from clipmerge.study.condu import protocol", "b = protocol.rows"]
 
 
 @pytest.fixture
