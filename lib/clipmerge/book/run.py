@@ -75,8 +75,7 @@ def plan(profile: str, seed: int, out: str, only: Sequence[str], folder: Path | 
     if seed < 0 or "{" in out or "}" in out:  # papermill takes braces for a format string
         raise BadInput(f"expected a seed from 0 up and a folder without braces, found {seed} and {out!r}")
     everything = notebooks.every() if folder is None else sorted(folder.glob("*.ipynb"))
-    only = tuple(only) or chosen.notebooks or ("",)
-    selected = [path for path in everything if path.stem.startswith(only)]
+    selected = [path for path in everything if path.stem.startswith(tuple(only) or chosen.notebooks or ("",))]
     if not selected:
         names = ", ".join(path.stem for path in everything) or "none there"
         raise BadInput(f"notebooks: expected one whose name starts with {' or '.join(only)!r}, found {names}")
