@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from clipmerge import paths
-from clipmerge.clip import manifests
+from clipmerge.clip.data import yamls
 from clipmerge.errors import BadInput
 
 SIDES = ("first", "second")
@@ -66,7 +66,7 @@ class Claim:
 def load(path: Path | None = None) -> tuple[Claim, ...]:
     """All claims of a file, by default the project's; what is wrong with it is one sentence."""
     path = path or paths.manifests() / "claims.yaml"
-    entries = manifests.read_yaml(path, "claims.schema.json")["claims"]
+    entries = yamls.read(path, "claims.schema.json")["claims"]
     found = [claim for entry in entries for claim in _expanded(path, entry)]
     ids = [(claim.id, claim.part) for claim in found]
     for id, part in ids:
