@@ -73,8 +73,8 @@ def write_models(model: str, count: int, place: Path) -> int:
     with torch.device("meta"):  # shapes only
         state = open_clip.model.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).state_dict()
     size = sum(tensor.numel() for tensor in state.values()) * torch.float32.itemsize
-    if shutil.disk_usage(place).free < (count + 5) * size:
-        raise BadInput(f"{place}: expected {(count + 5) * size / 1e9:.1f} GB of free disk, found less")
+    if shutil.disk_usage(place).free < (count + 7) * size:
+        raise BadInput(f"{place}: expected {(count + 7) * size / 1e9:.1f} GB of free disk, found less")
     generator = torch.Generator().manual_seed(0)
     noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}
     base = {name: 0.02 * tensor for name, tensor in noise.items()}

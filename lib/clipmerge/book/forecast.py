@@ -9,6 +9,7 @@ from clipmerge.book.run import Job
 from clipmerge.clip import device
 from clipmerge.clip.data import external, fomo, real
 from clipmerge.errors import BadInput
+from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
 
 
@@ -35,7 +36,7 @@ def make(jobs: Sequence[Job], engine: str = "") -> Forecast:
     weights = estimates.weights_mb(str(step.config["model"]) for step in to_do if "model" in step.config)
     sets = _sets(graph)
     disk = sum(map(estimates.written_mb, to_do))
-    missing = planning.missing(graph, engine or planning.engine_of(graph.profile), disk + sum(weights.values()))
+    missing = planning.missing(graph, engine or store.engine(graph.profile.compute), disk + sum(weights.values()))
     lines = [
         _line("steps", f"{len(graph.steps)} behind {len(jobs)} notebooks, {len(to_do)} to do"),
         _line("downloads", _amounts(sets | weights)),

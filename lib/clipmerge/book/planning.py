@@ -6,7 +6,6 @@ asked for. A statement that ends so, or needs the result of one that did, is pas
 
 import contextlib
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,8 +152,3 @@ def _free_mb() -> float:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free / 1e6
-
-
-def engine_of(profile: Profile) -> str:
-    """What runs the steps: the profile's engine, unless the environment names another."""
-    return os.environ.get(store.ENGINE, profile.compute.engine)

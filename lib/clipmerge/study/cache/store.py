@@ -61,12 +61,16 @@ def build(steps: Iterable[Step], compute: Compute = ALONE) -> list[Path]:
     detached = [_detached(step) for step in missing]
     number = {step.folder: index for index, step in enumerate(missing)}
     needs = [[number[path] for path in step.inputs.values() if path in number] for step in detached]
-    engine = os.environ.get(ENGINE, compute.engine) if compute != ALONE else compute.engine
     needed = [placement.need(step) for step in missing]
     with ledger.computing(), isolation.terminable():
-        scheduler.flow(_compute, detached, needs, compute.workers, engine, compute.threads, needed)
+        scheduler.flow(_compute, detached, needs, compute.workers, engine(compute), compute.threads, needed)
     _outcomes.update({step.folder: "computed" for step in missing})
     return [step.folder for step in steps]
+
+
+def engine(compute: Compute) -> str:
+    """What runs the steps: the engine that `compute` names, unless the environment has another for all but `ALONE`."""
+    return compute.engine if compute == ALONE else os.environ.get(ENGINE, compute.engine)
 
 
 def cached(step: Step) -> bool:

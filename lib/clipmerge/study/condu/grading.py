@@ -34,7 +34,7 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
     seen = config.get("seen")
     if seen is None:
         schemes = {FULL: {data.name: torch.ones(len(data.test_labels), 1) for data in tasks}}
-        members = _running(config, inputs, 1)
+        members = running(config, inputs, 1)
     else:
         base = features.load(inputs["features"])
         schemes = {kind: _weights(config, base, tasks, kind, seed) for kind in _kinds(config)}
@@ -72,10 +72,10 @@ def _bank(base: features.Features, config: Mapping, inputs: Mapping[str, Path]) 
     if views:
         yield from (panel.remembering(features.load(inputs[name])) for name in views)
     else:
-        yield from _running(config, inputs, config["seen"])
+        yield from running(config, inputs, config["seen"])
 
 
-def _running(config: Mapping, inputs: Mapping[str, Path], count: int) -> Iterator[panel.Member]:
+def running(config: Mapping, inputs: Mapping[str, Path], count: int) -> Iterator[panel.Member]:
     """One model after the other in the same memory: the base plus one delta each, or plus none."""
     model = models.create(config["model"])
     base = models.state(model)

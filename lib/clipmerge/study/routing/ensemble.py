@@ -3,7 +3,7 @@
 Once it is loaded, any rule of inference is a matrix of weights and is graded with matrix products, in seconds.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from clipmerge.errors import BadInput
 from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
-from clipmerge.study.condu import contract, features, panel, protocol
+from clipmerge.study.condu import contract, features, panel, protocol, voting
 from clipmerge.study.condu.panel import Panel
 from clipmerge.study.profiles import Profile
 
@@ -91,6 +91,27 @@ def grade(
     columns = {"scheme": [key[0] for key in graded], "space": [key[1] for key in graded]}
     columns |= {"task": [key[2] for key in graded], "n": [len(given.labels[key[2]]) for key in graded]}
     return pd.DataFrame({**columns, "value": list(graded.values())})
+
+
+def unseen(
+    given: Panel,
+    scores: Mapping[str, Float[Tensor, "n tasks"]],
+    rules: Callable[[Float[Tensor, "n seen"]], Mapping[Hashable, Float[Tensor, "n members"]]],
+) -> pd.DataFrame:
+    """Accuracy on tasks before they are learned, on their own labels: the mean over the sessions before each one's own.
+
+    `rules` gives the weights, by scheme, of images whose scores for the tasks seen so far it is handed. Columns as in
+    `grade`.
+    """
+    total = len(given.order)
+    frames = []
+    for t in range(1, total):
+        later = {u: rules(scores[u][:, :t]) for u in given.order[t:]}
+        names = next(iter(later.values()))
+        schemes = {name: {u: voting.only(by[name], total) for u, by in later.items()} for name in names}
+        frames.append(grade(given, schemes, ["own"]))
+    by = ["scheme", "space", "task", "n"]
+    return pd.concat(frames, ignore_index=True).groupby(by, sort=False).value.mean().reset_index()
 
 
 def with_means(frame: pd.DataFrame) -> pd.DataFrame:

@@ -127,15 +127,9 @@ def unseen(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame
     for seed in profile.seeds if seeds is None else seeds:
         panel = ensemble.load(profile, "experts", seed)
         scores = ensemble.similarities(panel, ensemble.prototypes(profile))
-        for t in range(1, total):
-            later = {u: scores[u][:, :t] for u in panel.order[t:]}
-            schemes = {
-                k: {u: voting.only(voting.weights(s, k), total) for u, s in later.items()} for k in range(total + 1)
-            }
-            graded = ensemble.grade(panel, schemes, ["own"])
-            frames.append(graded.rename(columns={"scheme": "k"}).assign(seed=seed, metric="transfer"))
-    by = ["k", "task", "n", "metric", "seed"]
-    mean = pd.concat(frames, ignore_index=True).groupby(by, sort=False).value.mean().reset_index()
+        graded = ensemble.unseen(panel, scores, lambda s: {k: voting.weights(s, k) for k in range(total + 1)})
+        frames.append(graded.drop(columns="space").rename(columns={"scheme": "k"}).assign(metric="transfer", seed=seed))
+    mean = pd.concat(frames, ignore_index=True)
     fixed = {"method": "experts", "source": "ours", "model": profile.model, "base": True, "weighting": "mean"}
     return results.tidy(ensemble.with_means(mean.assign(**fixed, tau=None)))
 

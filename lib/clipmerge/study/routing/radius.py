@@ -34,12 +34,13 @@ def weights(margins: Float[Tensor, "n tasks"], tau: float) -> Float[Tensor, "n m
     return (torch.cat([torch.zeros(len(margins), 1), margins], 1) / tau).softmax(1)
 
 
-def margins(profile: Profile, panel: ensemble.Panel, side: str, quantile: float) -> dict[str, Float[Tensor, "n tasks"]]:
-    """m_i for the test images of every task, by task."""
-    prototypes = ensemble.prototypes(profile, side)
-    scores = ensemble.similarities(panel, prototypes)
-    r = radii(ensemble.base(profile), prototypes, profiles.order(profile), quantile)
-    return {task: s - r for task, s in scores.items()}
+def margins(profile: Profile) -> dict[str, Float[Tensor, "n tasks"]]:
+    """m_i for the test images of every task, by task, as the base sees them: the same whoever votes."""
+    rule, order = profile.inference.radius, profiles.order(profile)
+    seen = ensemble.base(profile)
+    prototypes = [features.prototypes(seen, task, rule.prototypes) for task in order]
+    r = radii(seen, prototypes, order, rule.quantile)
+    return {task: evaluate.similarity(seen[f"z.{task}"], prototypes) - r for task in order}
 
 
 def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -47,12 +48,12 @@ def run(profile: Profile, seeds: Sequence[int] | None = None) -> pd.DataFrame:
 
     Transfer is of the stored experts, which can be asked in every session at no cost.
     """
-    rule, frames = profile.inference.radius, []
+    near, tau = margins(profile), profile.inference.radius.tau
+    frames = []
     for seed in profile.seeds if seeds is None else seeds:
         for method, name in METHODS.items():
             panel = ensemble.load(profile, method, seed)
-            near = margins(profile, panel, rule.prototypes, rule.quantile)
-            graded = last(panel, near, rule.tau) if method == "condu-ft" else transfer(panel, near, rule.tau)
+            graded = last(panel, near, tau) if method == "condu-ft" else transfer(panel, near, tau)
             frames.append(graded.assign(method=name, seed=seed))
     frame = pd.concat(frames, ignore_index=True).assign(source="ours", model=profile.model)
     return results.tidy(ensemble.with_means(frame))
@@ -66,10 +67,5 @@ def last(panel: ensemble.Panel, near: dict[str, Tensor], tau: float) -> pd.DataF
 
 def transfer(panel: ensemble.Panel, near: dict[str, Tensor], tau: float) -> pd.DataFrame:
     """Accuracy on tasks not yet seen, on their own labels, by task: mean over the sessions before its own."""
-    total = len(panel.order)
-    frames = []
-    for t in range(1, total):
-        scheme = {u: voting.only(weights(near[u][:, :t], tau), total) for u in panel.order[t:]}
-        frames.append(ensemble.grade(panel, {"transfer": scheme}, ["own"]))
-    frame = pd.concat(frames, ignore_index=True).rename(columns={"scheme": "metric"})
-    return frame.groupby(["metric", "space", "task", "n"], sort=False).value.mean().reset_index()
+    graded = ensemble.unseen(panel, near, lambda m: {"transfer": weights(m, tau)})
+    return graded.rename(columns={"scheme": "metric"})

@@ -21,9 +21,8 @@ from torch import Tensor
 from clipmerge import files
 from clipmerge.clip import evaluate, models
 from clipmerge.clip.datasets import Dataset
-from clipmerge.merge import deltas
 from clipmerge.study import experts
-from clipmerge.study.condu import features, panel, sessions, voting
+from clipmerge.study.condu import features, grading, panel, voting
 from clipmerge.study.time import steps
 
 RULES = ("routed", "told", "voted")
@@ -88,11 +87,6 @@ def passes(weights: Float[Tensor, "n members"], rule: str, known: bool) -> float
 
 
 def _members(config: Mapping, inputs: Mapping[str, Path]) -> Iterator[panel.Member]:
-    """The base, then one expert after the other, in the same memory."""
-    model = models.create(config["model"])
-    base = models.state(model)
-    yield panel.looking(model, config["model"])
-    change = sessions.bank(inputs)
-    for number in range(len(config["chunks"])):
-        model.load_state_dict(deltas.apply_delta(base, change(number)))
-        yield panel.looking(model, config["model"])
+    """The base, then one expert after the other."""
+    yield panel.looking(models.create(config["model"]), config["model"])
+    yield from grading.running(config, inputs, len(config["chunks"]))
