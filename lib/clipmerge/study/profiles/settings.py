@@ -52,6 +52,8 @@ class Chain:
 class Mtil:
     """ConDU's protocol: order of tasks (empty: as `Data.tasks`), experts per vote, rescaler, models to compare."""
 
+    title: str  # of the data, in captions
+    examples: tuple[str, ...]  # tasks that notebooks look at closely
     seeds: tuple[int, ...]  # of the headline rows; the rest has `Profile.seeds`
     time_seeds: tuple[int, ...]  # of TIME's strategies as learners, a chain of trainings each
     order: tuple[str, ...]
@@ -123,6 +125,7 @@ class Inside:
 class Temporal:
     """TIME: streams of (dataset, class) pairs, one recipe, replay, evaluation. All its tasks share the `budget`."""
 
+    title: str  # of the data, in captions
     adaptation: tuple[str, ...]  # datasets the stream is made of
     heldout: tuple[str, ...]  # datasets that measure what is left of zero-shot ability
     tasks: int
