@@ -16,6 +16,8 @@ from clipmerge.book import notebooks
 from clipmerge.errors import BadInput
 
 CHECKED = "nbval-check-output"  # the tag of a cell that nbval compares
+HIDDEN = "hide-input"  # the tag of a cell that is folded
+DRAWS = re.compile(r"\bplt\.(?:subplots|figure)\(|\bfigures\.save\(|\btables\.(?:save|show)\(")
 MAX_LINES, MAX_CELLS, MAX_BYTES, MIN_COMPARED = 15, 40, 1_000_000, 3
 HOME = re.compile(r"/(?:home|Users)/\w+|/root\b|/tmp/\w+|[A-Z]:\\\\?Users", re.IGNORECASE)
 SECRET = re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|sk-)[A-Za-z0-9_]{20,}|\bAKIA[A-Z0-9]{16}\b")
@@ -72,6 +74,31 @@ def names_no_place(path: Path, nb: NotebookNode) -> Iterator[str]:
                 yield f"cell {_first_line(cell)}: {what} {found[0]!r}"
 
 
+def folds_plumbing(path: Path, nb: NotebookNode) -> Iterator[str]:
+    """What draws or saves is folded, for the site (tag hide-input) and in JupyterLab alike; method code is not."""
+    for cell in notebooks.code_cells(nb):
+        folded = HIDDEN in notebooks.tags(cell)
+        if folded != bool(cell.metadata.get("jupyter", {}).get("source_hidden")):
+            yield f"cell {_first_line(cell)}: expected tag {HIDDEN} and jupyter.source_hidden together, found one"
+        if not folded and DRAWS.search(cell.source):
+            yield f"cell {_first_line(cell)}: draws or saves, but is not tagged {HIDDEN}"
+
+
+def shows_whole_figures(path: Path, nb: NotebookNode) -> Iterator[str]:
+    """A figure that a later cell completes and shows is not shown half done before; no picture is stored twice."""
+    maker, pictures = None, set()
+    for cell in notebooks.code_cells(nb):
+        body = _tree(cell).body
+        if "fig" in _assigned(body):
+            maker = cell
+        elif body and ast.unparse(body[-1]) == "fig" and maker and "plt.close(fig)" not in maker.source:
+            yield f"cell {_first_line(maker)}: a later cell shows its figure again: close it with plt.close(fig)"
+        for output in cell.outputs:
+            if (picture := output.get("data", {}).get("image/png")) in pictures:
+                yield f"cell {_first_line(cell)}: stores a picture that was shown before"
+            pictures |= {picture} - {None}
+
+
 def is_small(path: Path, nb: NotebookNode) -> Iterator[str]:
     """Cells of at most 15 lines, at most 40 cells, at most 1 MB."""
     for cell in notebooks.code_cells(nb):
@@ -98,7 +125,8 @@ def outputs_exist(path: Path, nb: NotebookNode) -> Iterator[str]:
 
 
 CHECKS: tuple[Check, ...] = (
-    has_parameters, compares, has_run_cleanly, defines_no_class, names_no_place, is_small, is_normal, outputs_exist,
+    has_parameters, compares, has_run_cleanly, defines_no_class, names_no_place, folds_plumbing,
+    shows_whole_figures, is_small, is_normal, outputs_exist,
 )  # fmt: skip
 
 
@@ -109,6 +137,11 @@ def orphans(folder: Path) -> list[str]:
 
 def _tree(cell: NotebookNode) -> ast.Module:
     return ast.parse(re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE))
+
+
+def _assigned(body: list[ast.stmt]) -> set[str]:
+    targets = [target for statement in body if isinstance(statement, ast.Assign) for target in statement.targets]
+    return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
 
 
 def _texts(cell: NotebookNode) -> Iterator[str]:

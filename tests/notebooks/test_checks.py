@@ -86,6 +86,23 @@ def shows_a_token(nb):
     nb.cells[0].source = "# hf_" + "a" * 30
 
 
+def draws_in_the_open(nb):
+    nb.cells[2].source = "fig, ax = plt.subplots()"
+
+
+def folds_for_the_site_alone(nb):
+    nb.cells[2].metadata["tags"] = [hygiene.CHECKED, hygiene.HIDDEN]
+
+
+def shows_a_half_figure(nb):
+    nb.cells[2].source, nb.cells[3].source = "fig = draw()", "fig.suptitle('whole')\nfig"
+
+
+def shows_a_picture_twice(nb):
+    for cell in nb.cells[2:4]:
+        cell.outputs.append(v4.new_output("display_data", {"image/png": "aGk="}))
+
+
 def has_a_long_cell(nb):
     nb.cells[2].source = "x = 1\n" * 16
 
@@ -120,6 +137,10 @@ def declares_too_much(nb):
         (names_a_file_here, "names_no_place"),
         (shows_a_home, "names_no_place"),
         (shows_a_token, "names_no_place"),
+        (draws_in_the_open, "folds_plumbing"),
+        (folds_for_the_site_alone, "folds_plumbing"),
+        (shows_a_half_figure, "shows_whole_figures"),
+        (shows_a_picture_twice, "shows_whole_figures"),
         (has_a_long_cell, "is_small"),
         (has_many_cells, "is_small"),
         (is_heavy, "is_small"),
