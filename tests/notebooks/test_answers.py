@@ -1,4 +1,4 @@
-"""Answers to the exercises: their code parses, speaks of names that exist, and runs where it stands alone.
+"""Answers to the exercises: their code parses, speaks of names that exist, and holds after the cells it needs.
 
 An answer is a folded `<details>` block. Its Python is fenced, so that a reader can copy it into a new cell at the end
 of the notebook. A block whose every name is its own needs no notebook: it is executed here, and its asserts must hold.
@@ -10,29 +10,17 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator
 
+import nbformat.v4 as v4
 import pytest
 
 from clipmerge.book import notebooks
 
-FOLDED = re.compile(r"<details><summary>Answer</summary>(.*?)</details>", re.DOTALL)
-FENCED = re.compile(r"^ *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+from .answers import answers, blocks, script
+
 MAGIC = re.compile(r"^\s*[%!].*$", re.MULTILINE)
+TOLD = "<details><summary>Answer</summary>\n\n```python\nassert double(x) == {value}\n```\n\n</details>"
 BINDERS = (ast.FunctionDef, ast.ClassDef)
-
-
-def answers(nb) -> Iterator[str]:
-    """The text of every folded answer."""
-    for cell in nb.cells:
-        if cell.cell_type == "markdown":
-            yield from FOLDED.findall(cell.source)
-
-
-def blocks(nb) -> list[str]:
-    """The Python of every answer."""
-    return [textwrap.dedent(code) for answer in answers(nb) for code in FENCED.findall(answer)]
 
 
 def bound(tree: ast.AST) -> set[str]:
@@ -86,18 +74,31 @@ def test_what_stands_alone_holds(path, code):
     exec(compile(code, path.name, "exec"), {"__name__": "answer"})
 
 
-def test_answers_of_the_toy_notebook_hold_after_its_cells(tmp_path):
-    """Notebook 21 works on eight numbers and trains nothing, so all of it runs, then its answers."""
-    (path,) = [path for path in notebooks.every() if path.stem.startswith("21_")]
+@pytest.mark.parametrize("path", notebooks.every(), ids=lambda path: path.stem)
+def test_answers_hold_after_the_cells_they_need(path, tmp_path):
     nb = notebooks.read(path)
-    first = f'profile, seed, out = "smoke", 0, {str(tmp_path)!r}'
-    cells = [first if "parameters" in notebooks.tags(cell) else cell.source for cell in notebooks.code_cells(nb)]
-    script = tmp_path / "answers.py"
-    script.write_text("\n".join([*cells, *blocks(nb)]), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "agg"}
-    )
-    assert done.returncode == 0, done.stderr
+    if blocks(nb):
+        done = run(script(nb, str(tmp_path / "figures")), tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("value", "code"), [(3, 0), (4, 1)])
+def test_a_wrong_answer_fails_and_nothing_runs_that_is_not_needed(value, code, tmp_path):
+    parameters = 'profile = "laptop"\nseed = 0\nout = ""'
+    cells = [parameters, "x = 1.5", "1 / 0", "def double(y):\n    return 2 * y", "x = 1.5"]
+    nb = v4.new_notebook(cells=[*map(v4.new_code_cell, cells), v4.new_markdown_cell(TOLD.format(value=value))])
+    nb.cells[0].metadata["tags"] = ["parameters"]
+    text = script(nb, "elsewhere")
+    assert "1 / 0" not in text and text.count("x = 1.5") == 1 and "out = 'elsewhere'" in text
+    assert run(text, tmp_path).returncode == code
+
+
+def run(text, folder):
+    """Run a script in a process of its own, without a window."""
+    path = folder / "answers.py"
+    path.write_text(text, encoding="utf8")
+    env = os.environ | {"MPLBACKEND": "agg"}
+    return subprocess.run([sys.executable, path], capture_output=True, text=True, env=env)
 
 
 def test_some_stand_alone_and_all_claim_something():
