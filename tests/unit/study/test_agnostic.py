@@ -1,6 +1,6 @@
 """Task-agnostic inference on three small tasks: it must agree with the protocol wherever the two ask the same."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -10,7 +10,7 @@ from clipmerge.study import experts, profiles
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
 from clipmerge.study.condu import grading, protocol, voting
-from clipmerge.study.routing import agnostic, ensemble
+from clipmerge.study.routing import agnostic, ensemble, radius
 
 SMOKE = profiles.load("smoke")
 TASKS = ("surfaces", "solarcells", "landcover")
@@ -68,14 +68,30 @@ def test_baselines_have_the_seeds_there_are():
 
 
 def test_a_panel_answers_as_the_step_does():
-    config = experts.config(PROFILE, TASKS) | {"k": 1, "seen": 3, "known": False, "spaces": list(voting.SPACES)}
+    rules = {"k": 1, grading.RADIUS: asdict(PROFILE.inference.radius)}
+    config = experts.config(PROFILE, TASKS) | rules | {"seen": 3, "known": False, "spaces": list(voting.SPACES)}
     inputs = {"features": ensemble.base_step(PROFILE)} | experts.base_inputs(PROFILE.model)
     inputs |= {"session": protocol.kept(PROFILE, "condu-ft", 0)[-1]}
     folder = store.get(Step(grading.grade, "agnostic/test", config, inputs))
-    asked = {space: grading.read(folder, space=space)[0] for space in voting.SPACES}
-    found = agnostic.sessions(PROFILE, "condu-ft", 0)
-    for row in found[found.session == 3].itertuples():
-        assert row.value == pytest.approx(asked[row.space][row.task])
+    found = agnostic.sessions(PROFILE, "condu-ft", 0).query("session == 3")
+    panel = ensemble.load(PROFILE, "condu-ft", 0)
+    fenced = radius.last(panel, radius.margins(PROFILE), PROFILE.inference.radius.tau)
+    for scheme, rows in ((grading.FULL, found), (grading.RADIUS, fenced)):
+        asked = {space: grading.read(folder, scheme, space)[0] for space in voting.SPACES}
+        for row in rows.itertuples():
+            assert row.value == pytest.approx(asked[row.space][row.task])
+
+
+def test_a_radius_is_graded_session_by_session():
+    rows = radius.run(PROFILE, [0]).query("method == 'condu-ft, radius rule' and task == 'landcover'")
+    earlier = agnostic.read(agnostic.earlier(PROFILE, "condu-ft", 0), grading.RADIUS).query("task == 'landcover'")
+    own = earlier[earlier.space == "own"].value.tolist()
+    last = rows.query("metric == 'last' and space == 'own'").value.item()
+    assert len(own) == 2  # it is the third task: unseen twice
+    assert rows.query("metric == 'transfer'").value.item() == pytest.approx(sum(own) / 2)
+    average = rows.query("metric == 'average' and space == 'own'").value.item()
+    assert average == pytest.approx((sum(own) + last) / 3)
+    assert set(rows.query("metric == 'average'").space) == set(voting.SPACES)
 
 
 def test_no_expert_and_no_base_but_zero_shot():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from clipmerge.study.condu import panel
+from clipmerge.study.condu import features, panel, voting
 from clipmerge.study.routing import radius
 
 ONE = torch.eye(2)
@@ -17,20 +17,20 @@ SEEN = {
 
 def test_a_radius_is_a_quantile_of_a_tasks_own_training_images():
     prototypes = [ONE[:1], ONE[1:]]
-    assert radius.radii(SEEN, prototypes, ["a", "b"], 0.0).tolist() == pytest.approx([0.6, 1.0])
-    assert radius.radii(SEEN, prototypes, ["a", "b"], 0.5).tolist() == pytest.approx([0.8, 1.0])
-    assert radius.radii(SEEN, prototypes, ["a", "b"], 0.25).tolist() == pytest.approx([0.7, 1.0])
+    assert features.radii(SEEN, ["a", "b"], prototypes, 0.0).tolist() == pytest.approx([0.6, 1.0])
+    assert features.radii(SEEN, ["a", "b"], prototypes, 0.5).tolist() == pytest.approx([0.8, 1.0])
+    assert features.radii(SEEN, ["a", "b"], prototypes, 0.25).tolist() == pytest.approx([0.7, 1.0])
 
 
 def test_weights_by_hand():
-    found = radius.weights(torch.tensor([[0.1, -0.1], [0.0, 0.0]]), 0.1)
+    found = voting.fenced(torch.tensor([[0.1, -0.1], [0.0, 0.0]]), 0.1)
     e = math.e
     total = 1 + e + 1 / e
     torch.testing.assert_close(found, torch.tensor([[1 / total, e / total, 1 / (e * total)], [1 / 3, 1 / 3, 1 / 3]]))
 
 
 def test_what_is_near_to_nothing_is_the_bases():
-    far, near = radius.weights(torch.tensor([[-0.9, -0.5], [0.9, -0.5]]), 0.02)
+    far, near = voting.fenced(torch.tensor([[-0.9, -0.5], [0.9, -0.5]]), 0.02)
     assert far[0] > 0.999 and near[1] > 0.999
 
 

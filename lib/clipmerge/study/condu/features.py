@@ -11,6 +11,7 @@ these, ``SCALE * z @ head.T``; prototypes and routers are made of the training s
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -88,3 +89,11 @@ def prototypes(
     if index is not None:
         z, labels = z[index], labels[index]
     return evaluate.prototypes(z, labels, text, side)
+
+
+def radii(
+    seen: Features, tasks: Sequence[str], sets: Sequence[Float[Tensor, "_ dim"]], quantile: float
+) -> Float[Tensor, " tasks"]:
+    """How near a task's own training images are to its prototypes: the `quantile` of their similarity, by task."""
+    own = [evaluate.similarity(seen[f"train.{task}"], [p])[:, 0] for task, p in zip(tasks, sets, strict=True)]
+    return torch.stack([scores.quantile(quantile) for scores in own])

@@ -19,7 +19,8 @@ from clipmerge.study import experts
 from clipmerge.study.condu import features, panel, sessions, voting
 
 ACCURACY = "accuracy.json"
-FULL, SHOTS = "full", "shots"  # schemes: prototypes of all training images, or of a few-shot learner's own
+# schemes: prototypes of all training images, or of a few-shot learner's own; the rule with a radius (`routing.radius`)
+FULL, SHOTS, RADIUS = "full", "shots", "radius"
 
 
 def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) -> None:
@@ -27,7 +28,7 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
 
     Of a single model ``learned`` is the number of tasks learned so far (default: all), which the space ``seen`` counts.
     A bank has the base's ``features`` among its inputs and in its config ``seen`` and ``k``; ``known`` false: nobody
-    says which task an image is from; ``shots``: prototypes are made in two ways, and both are graded.
+    says which task an image is from; ``shots``, ``radius``: a further scheme each, graded beside the first.
     """
     tasks = [experts.dataset(entry) for entry in config["tasks"]]
     spaces = config.get("spaces", ["own"])
@@ -45,23 +46,27 @@ def grade(out: Path, *, config: Mapping, inputs: Mapping[str, Path], seed: int) 
 
 
 def _kinds(config: Mapping) -> list[str]:
-    return [FULL, SHOTS] if config.get("shots") else [FULL]
+    return [FULL, *(kind for kind in (SHOTS, RADIUS) if config.get(kind))]
 
 
 def _weights(
     config: Mapping, base: features.Features, tasks: Sequence[Dataset], kind: str, seed: int
 ) -> dict[str, Float[Tensor, "_ members"]]:
     """Who answers: by task, the weights of the base (first) and of the experts of the first ``seen`` tasks."""
+    rule = config[RADIUS] if kind == RADIUS else {}
+    learned = tasks[: config["seen"]]
     sets = []
-    for data in tasks[: config["seen"]]:
+    for data in learned:
         index = experts.usable(config, data, seed) if kind == SHOTS else None
-        sets.append(features.prototypes(base, data.name, index=index))
+        sets.append(features.prototypes(base, data.name, rule.get("prototypes", "both"), index))
+    radii = features.radii(base, [data.name for data in learned], sets, rule["quantile"]) if rule else None
     found = {}
     for number, data in enumerate(tasks):
         if config.get("known", True) and number < len(sets):
             found[data.name] = voting.own(number, len(sets), len(data.test_labels))
-        else:
-            found[data.name] = voting.weights(evaluate.similarity(base[f"z.{data.name}"], sets), config["k"])
+            continue
+        scores = evaluate.similarity(base[f"z.{data.name}"], sets)
+        found[data.name] = voting.fenced(scores - radii, rule["tau"]) if rule else voting.weights(scores, config["k"])
     return found
 
 

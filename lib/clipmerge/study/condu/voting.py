@@ -46,6 +46,14 @@ def weights(
     return strength / strength.sum(1, keepdim=True)
 
 
+def fenced(margins: Float[Tensor, "n tasks"], tau: float) -> Float[Tensor, "n members"]:
+    """Weights by softmax(m / τ), where the similarity to each task exceeds its radius by `margins`; the base has 0.
+
+    Not the authors' rule: the base alone answers what lies outside of all radii (`routing.radius`).
+    """
+    return (torch.cat([torch.zeros(len(margins), 1), margins], 1) / tau).softmax(1)
+
+
 def own(number: int, seen: int, n: int) -> Float[Tensor, "n members"]:
     """The weights of a known task: its own expert, number `number` of `seen`, answers all `n` images alone."""
     return torch.zeros(n, 1 + seen).index_fill_(1, torch.tensor([1 + number]), 1.0)

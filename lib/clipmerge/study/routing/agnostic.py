@@ -6,6 +6,7 @@ protocol has graded is read in the other label spaces.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import pandas as pd
 from torch import Tensor
@@ -28,9 +29,13 @@ def averages(profile: Profile, seed: int) -> list[Step]:
 
 
 def earlier(profile: Profile, method: str, seed: int) -> list[Step]:
-    """Grades of the sessions before the last: nobody says which task an image is from, in each label space."""
+    """Grades of the sessions before the last: nobody says which task an image is from, in each label space.
+
+    Under the authors' rule, and under the one with a radius beside it.
+    """
     order = profiles.order(profile)
-    config = experts.config(profile, order) | {"k": profile.mtil.k, "known": False, "spaces": list(voting.SPACES)}
+    rules = {"k": profile.mtil.k, grading.RADIUS: asdict(profile.inference.radius)}
+    config = experts.config(profile, order) | rules | {"known": False, "spaces": list(voting.SPACES)}
     fixed = experts.base_inputs(profile.model) | {"features": ensemble.base_step(profile)}
     found = []
     for t, kept in enumerate(protocol.kept(profile, method, seed)[:-1], start=1):
@@ -89,22 +94,25 @@ def sessions(profile: Profile, method: str, seed: int) -> pd.DataFrame:
         folders = store.build(averages(profile, seed)[-len(seen) :], profile.compute)
         return _alone(profile, {t: features.load(folder) for t, folder in zip(seen, folders, strict=True)})
     if method in profile.inference.baselines:
-        return _read(protocol.plan(profile, method, seed))
+        return read(protocol.plan(profile, method, seed))
     panel = ensemble.load(profile, method, seed)
     found = [_panel(profile, panel, counts if method == "experts" else counts[-1:])]
     if method != "experts" and every:
         graded = earlier(profile, method, seed)
         store.build(graded, profile.compute)
-        found.append(_read(graded))
+        found.append(read(graded))
     return pd.concat(found, ignore_index=True)
 
 
-def _read(graded: Sequence[Step]) -> pd.DataFrame:
-    """What the steps that grade one session after the other, all of them computed, have found in each label space."""
+def read(graded: Sequence[Step], scheme: str = grading.FULL) -> pd.DataFrame:
+    """What the steps that grade one session after the other, all of them computed, have found in each label space.
+
+    Columns session, space, task, value, n.
+    """
     rows = []
     for t, step in enumerate(graded, start=1):
         for space in voting.SPACES:
-            accuracy, sizes = grading.read(step.folder, space=space)
+            accuracy, sizes = grading.read(step.folder, scheme, space)
             rows += [(t, space, task, value, sizes[task]) for task, value in accuracy.items()]
     return pd.DataFrame(rows, columns=["session", "space", "task", "value", "n"])
 

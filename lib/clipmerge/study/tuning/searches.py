@@ -96,7 +96,7 @@ def radii(profile: Profile, quantile: float, tau: float) -> pd.DataFrame:
     frames = []
     for side in features.SIDES:
         rule = replace(profile.inference.radius, prototypes=side, quantile=quantile, tau=tau)
-        trial = replace(profile, inference=replace(profile.inference, radius=rule))
+        trial = replace(profile, inference=replace(profile.inference, radius=rule, average_seeds=()))
         rows = radius.run(trial, [SEED])
         rows = rows.assign(metric=rows.space.where(rows.metric == "last", rows.metric))
         kept = rows[(rows.task == "mean") & (rows.metric != "seen")]
