@@ -1,15 +1,13 @@
-"""The fused inner loops of ConDU. Each does, strip by strip in the fastest cache, what the functions of `condu` say.
+"""What ConDU does to a chunk of several blocks, strip by strip in the fastest cache: what the functions of `condu` say.
 
-Torch would walk over the data once per operation, and ask Python for leave each time, so that threads wait for one
-another. Here a thread works through a chunk of several blocks on its own. Only elementwise arithmetic and sums of a
-written-down order happen, so results do not depend on threads or chunks.
+Only elementwise arithmetic and sums of a written-down order happen, so results do not depend on threads or chunks.
 """
 
 import math
-from typing import no_type_check
 
 import numpy as np
-from numba import njit
+
+from clipmerge.merge import loops
 
 BLOCK = 1 << 14  # elements whose sums are taken together, whatever the chunk: this is what fixes the order of sums
 TOGETHER = 64  # blocks, of all models together, that one thread holds at a time: memory does not grow with the models
@@ -58,69 +56,6 @@ def unify_chunk(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[list[flo
     rows = np.pad(rows, ((0, 0), (0, -n % UNROLL))) if n % UNROLL else rows  # zeros change neither sums nor masks
     unified, masks = np.empty(rows.shape[1], rows.dtype), np.empty(rows.shape, np.bool_)
     sums = np.zeros((-(-n // BLOCK), 2 * experts, LANES))
-    _unify(rows, unified, masks, sums)
+    loops.unify(rows, unified, masks, sums)
     bits = np.packbits(masks, axis=1)[:, : packed_size(n)]
     return unified[:n], bits, [[math.fsum(lanes) for lanes in block] for block in sums.tolist()]
-
-
-@njit(nogil=True, cache=True)
-@no_type_check  # keeps the tests' shape checker out of compiled code
-def _unify(rows, unified, masks, sums):
-    experts, n = rows.shape
-    for start in range(0, n, STRIP):
-        stop = min(start + STRIP, n)
-        u, block = unified[start:stop], sums[start // BLOCK]
-        _elect(rows, start, stop, u)
-        for k in range(experts):
-            kept = _agree(rows[k, start:stop], u, masks[k, start:stop])
-            _add(rows[k, start:stop], block[k])
-            _add(kept, block[experts + k])
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def _elect(rows, start, stop, unified):  # u_j = max_d d_j if Σ_d d_j > 0, else min_d d_j
-    total = np.zeros(unified.size)
-    high, low = rows[0, start:stop].copy(), rows[0, start:stop].copy()
-    for k in range(len(rows)):
-        row = rows[k, start:stop]
-        for j in range(unified.size):
-            d = row[j]
-            total[j] += d
-            high[j] = d if d > high[j] else high[j]
-            low[j] = d if d < low[j] else low[j]
-    for j in range(unified.size):
-        unified[j] = high[j] if total[j] > 0 else low[j]
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def _agree(row, unified, mask):  # M_j = 1[d_j s_j > 0]; returns M ⊙ u
-    kept, zero = np.empty_like(unified), unified.dtype.type(0)
-    for j in range(row.size):
-        d, u = row[j], unified[j]
-        agrees = ((d > 0) & (u > 0)) | ((d < 0) & (u <= 0))
-        mask[j] = agrees
-        kept[j] = u if agrees else zero
-    return kept
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def _add(row, lanes):  # Σ|x| by lanes, in order
-    for turn in range(row.size // UNROLL):
-        part = row[turn * UNROLL : (turn + 1) * UNROLL]
-        for lane in range(lanes.size):
-            total = lanes[lane] + np.float64(abs(part[lane]))
-            total += np.float64(abs(part[lane + LANES]))
-            total += np.float64(abs(part[lane + 2 * LANES]))
-            lanes[lane] = total + np.float64(abs(part[lane + 3 * LANES]))
-
-
-@njit(nogil=True, cache=True)
-@no_type_check
-def rebuild(unified, mask, scale, out):
-    """out = scale · M ⊙ u, all in u's dtype."""
-    zero = unified.dtype.type(0)
-    for j in range(unified.size):
-        out[j] = unified[j] * scale if mask[j] else zero

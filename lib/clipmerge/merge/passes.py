@@ -15,10 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from clipmerge.errors import BadInput
+from clipmerge.merge import loops
 from clipmerge.merge.kernels import chunk, spans
 from clipmerge.merge.layout import Layout, master
 from clipmerge.merge.lines import Lines
-from clipmerge.merge.loops import LOW, count, count_within, strange
 from clipmerge.merge.registry import Block, Number, Recipe, group
 
 Result = TypeVar("Result")
@@ -63,7 +63,7 @@ class Models:
                 parts.append(rows)
             experts, fishers, origin = parts
             for rows, labels in ((origin, ["the base"]), (experts, self.labels), (fishers, ["fishers"] * len(fishers))):
-                if (bad := strange(rows)) >= 0:
+                if (bad := loops.strange(rows)) >= 0:
                     raise BadInput(f"{labels[bad]}: {name} should hold finite numbers, found NaN or Inf")
             theta, diagonals = origin[0] if base else None, fishers if len(fishers) else None
             for low, high in spans(stop - start):
@@ -167,7 +167,7 @@ def _order_statistics(models: Models, todo: Sequence[Span], ranks: Sequence[int]
     def upper(part: Iterable[Span]) -> np.ndarray:
         bins = np.zeros((len(models.experts), 1 << 16), np.int64)
         for k, expert, base in _pairs(models, part):
-            count(expert, base, bins[k])
+            loops.count(expert, base, bins[k])
         return bins
 
     wanted = np.array([max(rank, 1) for rank in ranks])
@@ -176,13 +176,13 @@ def _order_statistics(models: Models, todo: Sequence[Span], ranks: Sequence[int]
     rest = wanted - np.where(high > 0, np.take_along_axis(below, high - 1, axis=1), 0)
 
     def lower(part: Iterable[Span]) -> np.ndarray:
-        bins = np.zeros((*high.shape, 1 << LOW), np.int64)
+        bins = np.zeros((*high.shape, 1 << loops.LOW), np.int64)
         for k, expert, base in _pairs(models, part):
-            count_within(expert, base, high[k], bins[k])
+            loops.count_within(expert, base, high[k], bins[k])
         return bins
 
     low = (np.cumsum(sum(parallel(lower, todo, threads)), axis=2) < rest[:, :, None]).sum(axis=2)
-    values = (high << LOW | low).astype(np.int32).view(np.float32)
+    values = (high << loops.LOW | low).astype(np.int32).view(np.float32)
     return [[float(v) if rank else 0.0 for v, rank in zip(row, ranks, strict=True)] for row in values]
 
 

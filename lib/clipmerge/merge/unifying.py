@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from clipmerge.errors import BadInput
-from clipmerge.merge.kernels import rebuild, unify_chunk, unpack_bits
+from clipmerge.merge import loops
+from clipmerge.merge.kernels import unify_chunk, unpack_bits
 
 Named = TypeVar("Named")  # a Trigger, in memory or on disk
 RESCALERS = ("tensor_mean", "global_l1", "none")
@@ -53,7 +54,7 @@ def distinct(names: Sequence[str], count: int) -> list[str]:
 def reconstruct(unified: np.ndarray, bits: np.ndarray, rescaler: float, out: np.ndarray | None = None) -> np.ndarray:
     """λ · M ⊙ u for one chunk, M packed; in u's dtype."""
     out = np.empty_like(unified) if out is None else out
-    rebuild(unified, unpack_bits(bits, unified.size), unified.dtype.type(rescaler), out)
+    loops.rebuild(unified, unpack_bits(bits, unified.size), unified.dtype.type(rescaler), out)
     return out
 
 
