@@ -5,12 +5,21 @@ Python for leave at every operation. Arrays are C-contiguous. `rows` are the exp
 chunk; a loop goes over its columns low … high and computes in fp64. `loops` brings this module when one is first used.
 """
 
+import sys
 from typing import no_type_check
 
 import numpy as np
 from numba import njit
 
 from clipmerge.merge.kernels import BLOCK, LANES, STRIP, UNROLL
+
+# Before its first loop numba asks whether scipy brings a BLAS, which takes as long as importing numba itself. No loop
+# here uses one, so scipy is out of sight while it asks (np.dot, compiled elsewhere, asks again and finds it).
+BLAS = "scipy.linalg.cython_blas"
+if sys.modules.setdefault(BLAS, None) is None:
+    import numba.np.arraymath  # noqa: F401
+
+    del sys.modules[BLAS]
 
 LOW = 15  # fp32 magnitudes have 31 bits; they are ranked by the upper 16 first, then by these
 

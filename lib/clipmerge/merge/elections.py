@@ -20,10 +20,14 @@ def magmax(scale: Number = 1.0, equal: str = "later") -> Recipe:
     among("equal", equal, ("later", "first"))
 
     def merge(block: Block) -> np.ndarray:
-        best = block.deltas[0]
-        for d in block.deltas[1:]:
-            wins = abs(d) >= abs(best) if equal == "later" else abs(d) > abs(best)
-            best = np.where(wins, d, best)
+        high = block.deltas.max(axis=0)
+        low = block.deltas.min(axis=0)
+        balance = high + low
+        best = np.where(balance > 0, high, low)
+        tied = np.flatnonzero((balance == 0) & (high > 0))  # τ and −τ: only here does it matter who came when
+        reached = abs(block.deltas[:, tied]) == high[tied]
+        winner = len(reached) - 1 - reached[::-1].argmax(axis=0) if equal == "later" else reached.argmax(axis=0)
+        best[tied] = block.deltas[winner, tied]
         return block.base + scale * best
 
     return Recipe(merge)

@@ -103,8 +103,9 @@ def random(scale: Number = 1.0) -> Recipe:
     """θ_j = θ⁰_j + s τ_{k(j), j}: every coordinate from an expert k(j) drawn uniformly (TIME's control)."""
 
     def merge(block: Block) -> np.ndarray:
-        choice = block.drawn() % len(block.rows)
-        return block.base + scale * block.deltas[choice, np.arange(len(choice))]
+        experts, width = block.rows.shape
+        places = block.drawn() % experts * np.uint32(width) + np.arange(block.low, block.high, dtype=np.uint32)
+        return block.base + scale * (block.rows.ravel().take(places) - block.base)
 
     return Recipe(merge)
 
