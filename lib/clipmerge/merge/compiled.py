@@ -11,7 +11,7 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from clipmerge.merge.kernels import BLOCK, LANES, STRIP, UNROLL
+from clipmerge.merge.pieces import BLOCK, LANES, STRIP, UNROLL
 
 # Before its first loop numba asks whether scipy brings a BLAS, which takes as long as importing numba itself. No loop
 # here uses one, so scipy is out of sight while it asks (np.dot, compiled elsewhere, asks again and finds it).

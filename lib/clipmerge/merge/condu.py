@@ -16,8 +16,9 @@ from torch import Tensor
 from clipmerge.errors import BadInput
 from clipmerge.merge.bitmask import PackedMask, packed_size
 from clipmerge.merge.deltas import layout
-from clipmerge.merge.kernels import chunk, l1, spans
+from clipmerge.merge.kernels import l1
 from clipmerge.merge.layout import check_layout
+from clipmerge.merge.pieces import chunk, spans
 from clipmerge.merge.unifying import RESCALERS, distinct, find, known_rescaler, ratio, reconstruct, unify_rows
 
 __all__ = ["RESCALERS", "Trigger", "Unified", "agree", "decouple", "elect", "extend", "rescaler", "unify"]

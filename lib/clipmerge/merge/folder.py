@@ -16,9 +16,10 @@ import numpy as np
 
 from clipmerge import files
 from clipmerge.errors import BadInput
-from clipmerge.merge.kernels import chunk, packed_size, spans
+from clipmerge.merge.kernels import packed_size
 from clipmerge.merge.layout import Layout, size
 from clipmerge.merge.passes import Span, fitted, parallel, totals
+from clipmerge.merge.pieces import chunk, spans
 from clipmerge.merge.safefile import Header, header, new_folder, writing
 from clipmerge.merge.unifying import ratio, unify_rows
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from clipmerge.errors import BadInput
 from clipmerge.merge import loops
-from clipmerge.merge.kernels import chunk, spans
 from clipmerge.merge.layout import Layout, master
 from clipmerge.merge.lines import Lines
+from clipmerge.merge.pieces import chunk, spans
 from clipmerge.merge.registry import Block, Number, Recipe, group
 
 Result = TypeVar("Result")

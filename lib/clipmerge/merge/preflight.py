@@ -12,8 +12,8 @@ from pathlib import Path
 
 from clipmerge.errors import BadInput
 from clipmerge.merge.folder import Stored
-from clipmerge.merge.kernels import BLOCK, chunk
 from clipmerge.merge.layout import check_layout, mergeable, size
+from clipmerge.merge.pieces import BLOCK, chunk
 from clipmerge.merge.registry import Number
 from clipmerge.merge.sources import Source
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from clipmerge.errors import BadInput
 from clipmerge.merge.folder import ReadRows, Stored
-from clipmerge.merge.kernels import chunk, packed_size, spans
+from clipmerge.merge.kernels import packed_size
 from clipmerge.merge.layout import Layout, master, mergeable
 from clipmerge.merge.passes import Reader, Span
+from clipmerge.merge.pieces import chunk, spans
 from clipmerge.merge.safefile import header
 from clipmerge.merge.unifying import reconstruct
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clipmerge.errors import BadInput
 from clipmerge.merge import condu
-from clipmerge.merge.kernels import BLOCK
+from clipmerge.merge.pieces import BLOCK
 
 from .merge_states import SHAPES, counts, deltas, few, same, seeds
 

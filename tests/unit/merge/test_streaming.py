@@ -12,8 +12,8 @@ import torch
 from clipmerge import files
 from clipmerge.errors import BadInput
 from clipmerge.merge import condu, delta, deltas, ema, folder, safefile, streaming, techniques
-from clipmerge.merge.kernels import BLOCK
 from clipmerge.merge.lines import Lines
+from clipmerge.merge.pieces import BLOCK
 
 from .merge_states import model, same
 

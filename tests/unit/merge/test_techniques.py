@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clipmerge.errors import BadInput
 from clipmerge.merge import apply_delta, condu, delta, techniques
-from clipmerge.merge.kernels import BLOCK
+from clipmerge.merge.pieces import BLOCK
 from clipmerge.merge.registry import Block
 
 from .merge_states import few, model, same, seeds
