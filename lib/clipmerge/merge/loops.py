@@ -5,7 +5,25 @@ averaging two models. `rows` are the experts' values as they were read, of a chu
 high and computes in fp64.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:  # what `__getattr__` finds, for those who read code without running it: the keys of steps are made so
+    from clipmerge.merge.compiled import (  # noqa: F401
+        LOW,
+        balance,
+        count,
+        count_within,
+        drawn,
+        elect_and_combine,
+        fisher,
+        products,
+        rebuild,
+        thin,
+        trim,
+        unify,
+    )
 
 
 def __getattr__(name: str) -> object:
