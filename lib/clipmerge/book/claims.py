@@ -17,7 +17,7 @@ from clipmerge.study.claims import evidence, judge, manifest
 from clipmerge.study.claims.judge import Judged
 
 VERDICTS = (evidence.HOLDS, evidence.FAILS, evidence.OPEN)
-MARK = "claims"
+MARK, AIMS = "claims", "aims.yaml"
 
 
 def table(judged: Sequence[Judged]) -> pd.DataFrame:
@@ -62,6 +62,28 @@ def spread(one: Judged) -> str:
     return f"[{ends[0]}, {ends[1]}]" if all(ends) else f"≥ {ends[0]}" if ends[0] else f"≤ {ends[1]}"
 
 
+def aims(judged: Sequence[Judged]) -> pd.DataFrame:
+    """A row for each aim of `AIMS`: what was measured, and whether its mean reaches the aim and the floor."""
+    by = {(one.claim.id, one.claim.part): one for one in judged}
+    found = []
+    for id in dict.fromkeys(one.claim.id for one in judged):
+        aim, floor = by[id, "aim"], by[id, "floor"]
+        about = {"claim": aim.claim.claim, "measured": measured(aim), "95 %": spread(aim), "seeds": aim.seeds}
+        found.append(about | {"images": f"{aim.n:,}" if aim.n else "–", "aim": reached(aim), "floor": reached(floor)})
+    return pd.DataFrame(found).set_index("claim")
+
+
+def reached(one: Judged) -> str:
+    """The bound, and whether the mean lies beyond it: ``"> 84: reached"``."""
+    return f"{bound(one)}: " + (("reached" if met(one) else "missed") if isfinite(one.effect) else "–")
+
+
+def met(one: Judged) -> bool:
+    """Whether the mean lies where the claim says, whatever its interval."""
+    low, high = judge.place(one.claim)
+    return low < one.effect < high
+
+
 def counts(judged: Sequence[Judged]) -> pd.DataFrame:
     """How many comparisons of each paper hold, do not, and are not decidable."""
     found = Counter((one.claim.paper, one.verdict) for one in judged)
@@ -70,8 +92,8 @@ def counts(judged: Sequence[Judged]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(lines, orient="index")
 
 
-def readme(judged: Sequence[Judged]) -> str:
-    """The README's block: how many claims hold, and the most important ones, a line each."""
+def readme(judged: Sequence[Judged], aimed: Sequence[Judged]) -> str:
+    """The README's block: how many claims hold, the most important ones, a line each, and which aims are missed."""
     of = Counter(one.verdict for one in judged)
     claims = len({one.claim.id for one in judged})
     lines = [
@@ -87,7 +109,18 @@ def readme(judged: Sequence[Judged]) -> str:
         parts = [one for one in chief if one.claim.id == id]
         paper = parts[0].claim.paper.split(",")[0]
         lines.append(f"| {paper}: {parts[0].claim.claim} | {'; '.join(map(_said, _grouped(parts)))} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _missed(aimed)])
+
+
+def _missed(aimed: Sequence[Judged]) -> str:
+    """How many of the aims of this world are reached, and which floors are not."""
+    aims = [one for one in aimed if one.claim.part == "aim"]
+    below = [f"{one.claim.id.replace('-', ' ')} ({measured(one)})" for one in aimed if one not in aims and not met(one)]
+    return (
+        f"Of {len(aims)} numbers that the embedded world was built to reach "
+        f"([aims and floors](data_manifests/aims.yaml)), {sum(map(met, aims))} reach their aim; "
+        + (f"below their floor: {', '.join(below)}." if below else "none is below its floor.")
+    )
 
 
 def _grouped(parts: Sequence[Judged]) -> list[list[Judged]]:
@@ -102,9 +135,9 @@ def _said(some: Sequence[Judged]) -> str:
     return f"**{some[0].verdict}**: {where}"
 
 
-def of_laptop() -> list[Judged]:
-    """The project's claims by the figures that are committed."""
-    return judge.every(manifest.load(), paths.figures(judge.LAPTOP), judge.LAPTOP)
+def of_laptop(file: str = "claims.yaml") -> list[Judged]:
+    """The project's claims, or its aims, by the figures that are committed."""
+    return judge.every(manifest.load(paths.manifests() / file), paths.figures(judge.LAPTOP), judge.LAPTOP)
 
 
 def _digits(one: Judged) -> int:
@@ -117,7 +150,8 @@ def _digits(one: Judged) -> int:
 def main() -> None:
     """Write the block into the README."""
     path = paths.REPO / "README.md"
-    files.write_text(path, notebooks.between(path.read_text(encoding="utf8"), MARK, readme(of_laptop())))
+    block = readme(of_laptop(), of_laptop(AIMS))
+    files.write_text(path, notebooks.between(path.read_text(encoding="utf8"), MARK, block))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The ledger of claims: the file is whole, the committed rows are there, verdicts are those worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from clipmerge.errors import BadInput
 from clipmerge.study.claims import judge, manifest, rows
 
 CLAIMS = manifest.load()
+AIMS = manifest.load(paths.manifests() / "aims.yaml")
 ENTRY = {
     "id": "toy",
     "paper": "TIME",
@@ -50,7 +53,7 @@ def seeds(method, values, **more):
     return [{"method": method, "seed": seed, "value": value, **more} for seed, value in enumerate(values)]
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.id} {claim.part}")
+@pytest.mark.parametrize("claim", [*CLAIMS, *AIMS], ids=lambda claim: f"{claim.id} {claim.part}")
 def test_every_claim_has_its_artefact_and_rows(claim):
     """Only what is explicitly left to the overnight profile may be missing at the laptop's."""
     for side in claim.sides:
@@ -191,6 +194,15 @@ def test_two_claims_of_one_name_and_no_yaml_are_refused(tmp_path):
     (tmp_path / "claims.yaml").write_text("claims: [")
     with pytest.raises(BadInput, match="expected YAML"):
         manifest.load(tmp_path / "claims.yaml")
+
+
+def test_an_aim_and_its_floor_ask_the_same_of_two_bounds():
+    by = {(claim.id, claim.part): claim for claim in AIMS}
+    assert len(by) == 2 * len({claim.id for claim in AIMS})
+    for claim in AIMS:
+        aim, floor = by[claim.id, "aim"], by[claim.id, "floor"]
+        assert replace(aim, part="", margin=0.0) == replace(floor, part="", margin=0.0)
+        assert aim.kind == "greater" and aim.margin >= floor.margin
 
 
 def test_each_makes_a_claim_of_every_combination(tmp_path):
