@@ -34,7 +34,7 @@ def _jobs(options: Namespace) -> Sequence:
 
 
 def _plan(options: Namespace) -> None:
-    from clipmerge.book import forecast
+    from clipmerge.book.ahead import forecast
 
     found = forecast.make(_jobs(options), options.engine or "")
     print("\n".join(found.lines))
@@ -43,7 +43,8 @@ def _plan(options: Namespace) -> None:
 
 
 def _run(options: Namespace) -> None:
-    from clipmerge.book import forecast, planning, run
+    from clipmerge.book import run
+    from clipmerge.book.ahead import forecast, planning
     from clipmerge.clip import published
     from clipmerge.study.cache import store
 
@@ -76,7 +77,7 @@ def _compute(graph) -> None:
 
 
 def _gc(options: Namespace) -> None:
-    from clipmerge.book import planning, tidy
+    from clipmerge.book.ahead import planning, tidy
 
     steps = tidy.spare(planning.graph(_jobs(options)))
     size = tidy.freed_mb(steps) / 1000

@@ -7,7 +7,8 @@ import nbformat.v4 as v4
 import pytest
 
 from clipmerge import cli, paths
-from clipmerge.book import estimates, forecast, notebooks, planning, run, slices, tidy
+from clipmerge.book import notebooks, run
+from clipmerge.book.ahead import estimates, forecast, planning, slices, tidy
 from clipmerge.book.setup import OVERRIDE
 from clipmerge.clip import device
 from clipmerge.study import experts, mtil, profiles

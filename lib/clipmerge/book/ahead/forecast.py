@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clipmerge.book import estimates, planning
-from clipmerge.book.planning import Graph
+from clipmerge.book.ahead import estimates, planning
+from clipmerge.book.ahead.planning import Graph
 from clipmerge.book.run import Job
 from clipmerge.clip import device
 from clipmerge.clip.data import external, fomo, real

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from clipmerge.book.planning import Graph
+from clipmerge.book.ahead.planning import Graph
 from clipmerge.study.cache import store
 from clipmerge.study.cache.step import Step
 

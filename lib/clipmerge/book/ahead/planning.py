@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from clipmerge import paths
-from clipmerge.book import notebooks, slices
+from clipmerge.book import notebooks
+from clipmerge.book.ahead import slices
 from clipmerge.book.run import Job
 from clipmerge.book.run_record import Run
 from clipmerge.clip import device
