@@ -13,6 +13,7 @@ from clipmerge.book.setup import OVERRIDE
 from clipmerge.clip import device
 from clipmerge.study import experts, mtil, profiles
 from clipmerge.study.cache import store
+from clipmerge.study.experts import pretraining
 
 from ..study import real_sets
 
@@ -119,6 +120,16 @@ def test_recorded_seconds_take_the_place_of_assumptions(jobs):
     measured = estimates.rates(graph.steps, "cpu")
     assert measured.seconds(tuning[0]) == pytest.approx(store.record(tuning[0])["seconds"])
     assert not estimates.rates(graph.steps, "fp32").measured
+
+
+def test_a_step_that_names_no_precision_ran_in_fp32(monkeypatch):
+    profile = profiles.load("laptop")
+    rerun = pretraining.step(profile.model, pretraining.brief(profile))
+    assert "compute" not in rerun.config and estimates.tflop(rerun)
+    monkeypatch.setattr(store, "there", lambda step: True)
+    monkeypatch.setattr(store, "record", lambda step: {"device": "cuda", "seconds": 2.0})
+    assert estimates.rates([rerun], "fp32").seconds(rerun) == pytest.approx(2.0)
+    assert not estimates.rates([rerun], "bf16").measured
 
 
 def test_sizes_of_models_are_those_that_are_known():

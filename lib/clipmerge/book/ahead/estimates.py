@@ -143,7 +143,7 @@ def rates(steps: Iterable[Step], kind: str) -> Rates:
         if not store.there(step) or not tflop(step):
             continue
         done = store.record(step)
-        narrow = "bf16" if step.config["compute"]["autocast"] == "bf16" else "fp32"
+        narrow = "bf16" if _narrow(step) else "fp32"
         if (done["device"] if done["device"] == "cpu" else narrow) == kind:
             for name in ("", _function(step)):
                 spent[name][0] += done["seconds"]
@@ -153,6 +153,11 @@ def rates(steps: Iterable[Step], kind: str) -> Rates:
 
 def _function(step: Step) -> str:
     return str(step.parts["function"])
+
+
+def _narrow(step: Step) -> bool:
+    """Whether forward passes run in bf16; a step that says nothing of it has its own way, in fp32."""
+    return step.config.get("compute", {}).get("autocast") == "bf16"
 
 
 def hours(steps: Sequence[Step], rate: Rates) -> tuple[float, float]:
@@ -186,7 +191,7 @@ def memory_mb(steps: Iterable[Step]) -> tuple[float, float]:
         ram = max(ram, 1000 + 4 * model.params * (len(step.inputs) + 2))
         if placement.need(step).gpu:
             batch = step.config.get("recipe", {}).get("batch", 0)
-            narrow = 2 if step.config["compute"]["autocast"] == "bf16" else 1
+            narrow = 2 if _narrow(step) else 1
             gpu = max(gpu, (16 if batch else 8) * model.params + batch * model.activations / narrow + 600)
     return ram, gpu
 
