@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import open_clip
 import pytest
 import torch
+from open_clip.push_to_hf_hub import save_for_hf
 
 from clipmerge import files
 from clipmerge.cli import main
@@ -129,7 +131,7 @@ def cached(folder, home, name, revision=REVISION):
     (repo / "refs").mkdir()
     snapshot.mkdir(parents=True)
     (repo / "refs" / "main").write_text(revision)
-    for file in ("model.safetensors", "config.json"):
+    for file in (path.name for path in folder.iterdir()):
         shutil.copy(folder / file, repo / "blobs" / files.sha256(folder / file))
         os.symlink(f"../../blobs/{files.sha256(folder / file)}", snapshot / file)
 
@@ -245,12 +247,50 @@ def test_chunks_of_a_view_are_those_of_the_whole(place):
     assert all(torch.equal(x, whole[name]) for name, x in state(both).items())
 
 
+VISION = {"image_size": 8, "layers": 1, "width": 64, "patch_size": 4}
+TEXT = {"context_length": 5, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
+TINY = {"embed_dim": 8, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
+
+
 def test_open_clips_own_folders_and_their_architecture(tmp_path):
-    vision = {"image_size": 8, "layers": 1, "width": 64, "patch_size": 4}
-    text = {"context_length": 5, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1}
-    made = {"embed_dim": 8, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
-    files.write_json(tmp_path / "open_clip_config.json", {"model_cfg": made, "preprocess_cfg": {}})
-    files.save_tensors(tmp_path / "open_clip_model.safetensors", open_clip.CLIP(**made).state_dict())
+    files.write_json(tmp_path / "open_clip_config.json", {"model_cfg": TINY, "preprocess_cfg": {}})
+    files.save_tensors(tmp_path / "open_clip_model.safetensors", open_clip.CLIP(**TINY).state_dict())
     view = hub.opened(f"local-dir:{tmp_path}", [])[0]
-    assert view.meta["architecture"] == made
-    assert architecture.huggingface(made)["vision_config"]["num_attention_heads"] == 1
+    assert view.meta["architecture"] == TINY
+    assert architecture.huggingface(TINY)["vision_config"]["num_attention_heads"] == 1
+
+
+@pytest.fixture
+def tag(tmp_path, offline, monkeypatch):
+    """An architecture and a tag that open_clip knows, their weights in the cache as open_clip itself uploads them."""
+    weights = open_clip.pretrained._pcfg(hf_hub="someone/tiny_clip.tuned/", quick_gelu=True)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", TINY)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {"tuned": weights})
+    torch.manual_seed(5)
+    tokenizer = SimpleNamespace(save_pretrained=str)  # which this room has no use for
+    save_for_hf(open_clip.create_model("tiny"), tokenizer, TINY, tmp_path / "tuned", safe_serialization=True)
+    cached(tmp_path / "tuned", offline, "someone/tiny_clip.tuned")
+    return "open_clip:tiny/tuned"
+
+
+def test_a_tag_is_the_model_that_open_clip_makes_of_it(tag, tmp_path):
+    said = []
+    view = hub.opened(tag, [], said.append)[0]
+    theirs = open_clip.create_model("tiny", pretrained="tuned").eval()  # from the same cache, by its own download
+    found, expected = state(view), theirs.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[n], x) for n, x in expected.items())
+    pixels = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        ours = loaded(found, view.meta["architecture"]).encode_image(pixels)
+        assert torch.equal(ours, theirs.encode_image(pixels))
+    assert view.name == "tiny-tuned" and view.meta["architecture"] == TINY
+    name = "hf:someone/tiny_clip.tuned"
+    assert said == [f"{name} is at revision {REVISION}; {name}@{REVISION[:12]} pins it"]
+
+    expert = {n: x + 0.01 * torch.randn_like(x) for n, x in expected.items()}
+    files.save_tensors(tmp_path / "expert.safetensors", expert)
+    out = str(tmp_path / "u")
+    assert main(["unify", "--base", tag, "--out", out, str(tmp_path / "expert.safetensors")]) == 0
+    assert files.read_json(tmp_path / "u" / "notes.json")["base"] == tag
+    alone = files.load_tensors(tmp_path / "u" / "unified.safetensors")  # of one expert: its delta
+    assert all(torch.equal(alone[n], x) for n, x in delta(expert, expected).items())

@@ -300,6 +300,21 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 """
 
 
+LIGHT = """
+import sys
+from clipmerge.merge import streaming
+technique, base, out, *experts = sys.argv[1:]
+streaming.merge(technique, base, experts, out)
+print({"numba", "torch"} & sys.modules.keys())
+"""
+
+
+@pytest.mark.parametrize("technique", ["average", "task_arithmetic", "magmax", "tall_mask"])
+def test_what_numpy_does_imports_no_compiler(technique, models, tmp_path):
+    command = [sys.executable, "-c", LIGHT, technique, models[1]["base"], tmp_path / "out", models[1]["a"]]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory of one process is read from /proc")
 def test_memory_does_not_grow_with_the_number_of_experts(tmp_path):
     paths = [

@@ -81,6 +81,15 @@ def test_magmax():
     assert merged("magmax", [1.0], [-2.0], base=state(10.0), scale=0.5) == [9.0]
 
 
+@few
+@given(seed=seeds, equal=st.sampled_from(["later", "first"]))
+def test_magmax_keeps_the_first_or_the_last_of_equal_magnitudes(seed, equal):
+    deltas = np.random.default_rng(seed).integers(-2, 3, (4, 200)).astype(float).tolist()  # ties everywhere
+    order = deltas if equal == "first" else deltas[::-1]
+    expected = [max(column, key=abs) for column in zip(*order, strict=True)]  # of equal ones the one that comes first
+    assert merged("magmax", *deltas, equal=equal) == expected
+
+
 def test_ties():
     # prune 3 of 4; the third smallest is the threshold and stays: [4 3 . .], [. . -6 5], [. -2 . 7], sums 4, 1, -6, 12
     deltas = [4.0, 3.0, 1.0, 2.0], [0.0, 1.0, -6.0, 5.0], [1.0, -2.0, 0.0, 7.0]
@@ -157,6 +166,8 @@ def test_random():
     values = torch.tensor(merged("random", [1.0] * n, [3.0] * n, seed=1))
     assert set(values.tolist()) == {1.0, 3.0}
     assert values.mean().item() == pytest.approx(2.0, abs=0.03)
+    block = Block("w", BLOCK, 0, BLOCK, np.zeros((2, BLOCK), np.float32), seed=1)  # the second of the two
+    assert values[BLOCK:].tolist() == [(1.0, 3.0)[number % 2] for number in block.drawn()]
 
 
 @pytest.mark.parametrize("rescaler", condu.RESCALERS)

@@ -172,6 +172,15 @@ def test_plumbing_and_other_packages_stay_out():
     assert list(codehash.digests(metrics.transfer)) == ["clipmerge.study.metrics"]
 
 
+def test_compiled_loops_count_although_they_come_late():
+    from clipmerge.merge import compiled
+
+    loops = {name for name, value in vars(compiled).items() if hasattr(value, "py_func") and not name.startswith("_")}
+    for name in sorted(loops):
+        met = codehash.met([f"from clipmerge.merge import loops\nloops.{name}"])
+        assert ("clipmerge.merge.compiled", name) in met, name
+
+
 def test_a_function_without_a_module_is_refused():
     with pytest.raises(BadInput, match="expected one defined at the top level of a module, found .*<lambda>"):
         codehash.digests(lambda: None)
