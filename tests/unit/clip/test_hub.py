@@ -269,6 +269,9 @@ def tag(tmp_path, offline, monkeypatch):
     torch.manual_seed(5)
     tokenizer = SimpleNamespace(save_pretrained=str)  # which this room has no use for
     save_for_hf(open_clip.create_model("tiny"), tokenizer, TINY, tmp_path / "tuned", safe_serialization=True)
+    # timm's repositories hold its vision tower beside open_clip's files.
+    files.save_tensors(tmp_path / "tuned" / "model.safetensors", {"cls_token": torch.zeros(1)})
+    files.write_json(tmp_path / "tuned" / "config.json", {"architecture": "vit"})
     cached(tmp_path / "tuned", offline, "someone/tiny_clip.tuned")
     return "open_clip:tiny/tuned"
 

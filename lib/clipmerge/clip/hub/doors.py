@@ -13,8 +13,10 @@ from clipmerge.errors import BadInput
 from clipmerge.merge.safefile import header
 from clipmerge.merge.sources import Source
 
-INDEX, WHOLE = "model.safetensors.index.json", ("model.safetensors", "open_clip_model.safetensors")
-CONFIGS = ("config.json", "open_clip_config.json")
+INDEX = "model.safetensors.index.json"
+# open_clip's own first: what lies beside them is the same model for transformers, or its vision tower alone for timm.
+WHOLE = ("open_clip_model.safetensors", "model.safetensors")
+CONFIGS = ("open_clip_config.json", "config.json")
 Say = Callable[[str], None]
 
 
@@ -60,7 +62,8 @@ def _folder(folder: Path, label: str, name: str, index: Path | None = None) -> V
     if (folder / "triggers.json").exists():
         raise BadInput(f"{label}: expected a model, found a unified one (see clipmerge decouple)")
     index = index or folder / INDEX
-    single = [folder / file for file in WHOLE if (folder / file).exists()] or sorted(folder.glob("*.safetensors"))
+    named = [folder / file for file in WHOLE if (folder / file).exists()]
+    single = named[:1] or sorted(folder.glob("*.safetensors"))
     if index.exists():
         files = _shards(index)
     elif len(single) == 1:
@@ -130,7 +133,7 @@ def _tag(rest: str, reference: str, say: Say) -> View:
     config, weights = open_clip.get_model_config(model), open_clip.get_pretrained_cfg(model, tag)
     if config is None or not weights:
         raise BadInput(f"{reference}: expected open_clip:ARCHITECTURE/TAG as in open_clip.list_pretrained()")
-    if not weights.get("hf_hub"):
+    if not weights.get("hf_hub", "").endswith("/"):  # else it names a file, and all those are pickles
         raise BadInput(f"{reference}: expected weights on a hub, found a pickle (see clipmerge convert)")
     if bool(weights.get("quick_gelu")) != bool(config.get("quick_gelu")):
         wanted = "QuickGELU" if weights.get("quick_gelu") else "GELU"
