@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from clipmerge.book import records
+from clipmerge.book.flaws import flaws
 from clipmerge.book.run_record import Run
 from clipmerge.errors import BadInput
 
@@ -52,16 +53,16 @@ STYLE = MappingProxyType(
 
 def _looks() -> dict[str, dict[str, str]]:
     table = """
-        zero-shot        grey   o  -- | experts          black  s  -  | continual-ft      red    v  -
+        zero-shot        grey   >  -- | experts          black  s  -  | continual-ft      red    v  -
         average          sky    D  -. | emr              pink   P  -. | condu-ft          blue   o  -
         condu-lora       blue   ^  -- | joint            black  *  :  | l2                orange s  :
-        lwf              orange ^  -- | icarl            orange v  -. | lwf-vr            orange D  -
-        wise-ft          green  s  -. | zscl             green  o  -  | zscl*             green  *  :
-        rail             pink   s  -  | rail-dual        pink   v  :  | moe-adapters      red    D  --
-        slerp            sky    s  -- | task_arithmetic  green  ^  -- | magmax            orange o  -
-        ties             red    P  -. | dare_ties        red    X  :  | breadcrumbs_ties  pink   ^  --
-        model_stock      blue   X  -. | tall_mask        black  D  -. | fisher            grey   ^  :
-        random           grey   X  -. | lines            sky    *  -  | best-in-time      blue   *  :
+        lwf              orange ^  :  | icarl            orange v  -. | lwf-vr            orange D  -
+        wise-ft          green  <  -- | zscl             green  o  -. | zscl*             green  *  -.
+        rail             pink   s  -. | rail-dual        pink   v  :  | moe-adapters      red    D  --
+        slerp            sky    s  -- | task_arithmetic  green  ^  -  | magmax            orange o  :
+        ties             red    P  -  | dare_ties        red    X  -- | breadcrumbs_ties  pink   ^  -.
+        model_stock      blue   X  -. | tall_mask        black  D  :  | fisher            grey   <  :
+        random           grey   X  -  | lines            sky    *  -  | best-in-time      blue   X  :
     """
     hues = {"black": BLACK, "orange": ORANGE, "sky": SKY, "green": GREEN}
     hues |= {"grey": GREY, "blue": BLUE, "red": RED, "pink": PINK}
@@ -102,7 +103,10 @@ def save(figure: Figure, id: str, rows: pd.DataFrame, run: Run, note: str = "") 
     """Write ``<id>.pdf .png .csv .json`` into ``run.out`` and list the figure in its ``INDEX.md``.
 
     `rows` are the numbers drawn, tidy (design: one number a row, columns `clipmerge.study.results.COLUMNS` and more);
-    `note` is the caption. A file whose content would not change is left alone; see `records.save`.
+    `note` is the caption. A file whose content would not change is left alone; see `records.save`. A figure that is not
+    fit to be read (`flaws`) is a `BadInput`.
     """
     pictures = {f"{id}.{kind}": render(figure, kind) for kind in ("pdf", "png")}
+    if found := flaws(figure):
+        raise BadInput(f"{id}: expected a figure without flaws, found {'; '.join(found)}")
     records.save(id, rows, run, note, pictures)

@@ -37,6 +37,7 @@ def draw(height=1.0):
     with plt.rc_context(dict(figures.STYLE)):
         figure, axes = plt.subplots()
         axes.plot([0, 1, 2], [0, height, 1], label="ConDU", **figures.look("condu-ft"))
+        axes.set(xlabel="session", ylabel="accuracy (%)")
         axes.legend()
     plt.close(figure)
     return figure
@@ -92,15 +93,22 @@ def test_bad_rows_are_refused_and_nothing_is_written(run, damage, said):
     assert said in str(error.value) and contents(run.out) == {}
 
 
+def test_a_figure_with_flaws_is_refused(run):
+    figure = draw()
+    figure.axes[0].set_xlabel("")
+    with pytest.raises(BadInput, match="^toy_figure: expected a figure without flaws, found 'accuracy .*along x"):
+        figures.save(figure, "toy_figure", rows(), run)
+    assert contents(run.out) == {}
+
+
 def test_ids_are_plain(run):
     with pytest.raises(BadInput, match="artefact id"):
         tables.save("../escape", rows(), run)
 
 
 def test_methods_differ_by_more_than_colour():
-    looks = [tuple(look.values()) for look in figures.LOOKS.values()]
-    assert len(set(looks)) == len(looks)
-    assert len({tuple(look.values()) for look in figures.looks(map(str, range(32))).values()}) == 32
+    for looks in (figures.LOOKS, figures.looks(map(str, range(32)))):
+        assert len({(look["marker"], look["linestyle"]) for look in looks.values()}) == len(looks)
     assert len(figures.PALETTE) == 8
     assert {look["color"] for look in figures.LOOKS.values()} <= set(figures.PALETTE)
     with pytest.raises(BadInput, match="condu-ft.*found 'condu'"):

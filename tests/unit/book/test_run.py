@@ -125,7 +125,8 @@ from clipmerge.book import setup, figures
 from clipmerge.study import results
 run = setup(profile, seed, out)
 figure, axes = plt.subplots()
-axes.plot([0, 1], [0, 1], **figures.look("condu-ft"));
+axes.plot([0, 1], [0, 1], **figures.look("condu-ft"))
+axes.set(xlabel="session", ylabel="accuracy (%)");
 rows = results.rows({"mean": 1.5}, method="condu-ft", metric="last", seed=run.seed, n=10)
 figures.save(figure, "toy_table", rows, run, note="Toy.")
 """
