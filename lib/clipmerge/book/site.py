@@ -28,6 +28,8 @@ CONFIG = {
     "extensions": ["myst_nb", "clipmerge.book.site"],
     "nb_execution_mode": "off",
     "nb_merge_streams": True,
+    "nb_code_prompt_show": "Show code",
+    "nb_code_prompt_hide": "Hide code",
     "myst_enable_extensions": ["dollarmath", "amsmath"],
     "myst_heading_anchors": 3,
     "html_math_renderer": "mathml",
@@ -42,12 +44,22 @@ CONFIG = {
     # Cells are of Python 3; notebooks begin with a line of navigation, before their title.
     "suppress_warnings": ["mystnb.unknown_mime_type", "myst.header"],
 }
-# Docstrings are written wider than a page; tables of numbers scroll by themselves, and have no frames.
+# Furo's column is widened, as code here has lines of 120. Docstrings are wrapped; tables of numbers scroll by themselves
+# and have no frames; what is folded says so in small print.
 STYLE = """\
+.main, .content { min-width: 0; }
+.content { width: 57em; }
+@media (min-width: 82em) { .sidebar-drawer { width: calc(50% - 33em); } }
+.highlight pre { font-size: 0.75rem; }
 .highlight-text pre { white-space: pre-wrap; }
-.cell_output { overflow-x: auto; }
+div.cell .cell_output { margin-top: 0; padding-left: 0; overflow-x: auto; }
 .cell_output table { border-collapse: collapse; border: 0; font-size: 0.85rem; }
 .cell_output :is(td, th) { border: 0; border-bottom: 1px solid var(--color-background-border); padding: 0.2rem 0.6rem; }
+.cell_output tbody th { min-width: 10rem; font-weight: normal; text-align: left; }
+div.cell details.hide { margin: 0.3rem 0; padding: 0; border: 0; box-shadow: none; }
+div.cell details.hide > summary > p.admonition-title {
+  margin: 0; padding: 0; background: none; color: var(--color-foreground-muted); font-size: 0.8rem; font-weight: normal; }
+div.cell details.hide > summary > p.admonition-title::before { display: none; }
 """
 
 
@@ -58,10 +70,11 @@ def build(out: Path) -> int:
     except ImportError:
         raise BadInput("site: expected Sphinx with myst-nb and furo, found none: pip install -e '.[site]'") from None
     with tempfile.TemporaryDirectory() as folder:
-        source, work = Path(folder, "source"), Path(folder, "work")
+        source, pages, work = Path(folder, "source"), Path(folder, "pages"), Path(folder, "work")
         gather(source)
-        app = Sphinx(source, None, out, work, "html", confoverrides=CONFIG, freshenv=True)
+        app = Sphinx(source, None, pages, work, "html", confoverrides=CONFIG, freshenv=True)
         app.build()
+        shutil.copytree(pages, out, dirs_exist_ok=True)  # myst-nb leaves a folder of its own beside the pages
     shutil.copy(explore.page(), out / "notebooks")
     return app._warncount
 
