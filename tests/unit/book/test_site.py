@@ -28,9 +28,12 @@ def test_gallery_is_the_committed_one(tmp_path):
     assert pictures == {path.name for path in paths.figures("laptop").glob("*.png")} != set()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")  # of tools to tools
 def test_site_is_whole(tmp_path):
     pytest.importorskip("myst_nb", reason="the extra [site] is not installed")
+    tmp_path /= "site"
     assert site.build(tmp_path) == 0  # a broken link is a warning
+    assert [path.name for path in tmp_path.parent.iterdir()] == ["site"]
     assert (tmp_path / "search.html").exists() and (tmp_path / "searchindex.js").exists()
     assert (tmp_path / "notebooks" / "explore.html").exists()
     for path in tmp_path.rglob("*.html"):
