@@ -44,8 +44,8 @@ CONFIG = {
     # Cells are of Python 3; notebooks begin with a line of navigation, before their title.
     "suppress_warnings": ["mystnb.unknown_mime_type", "myst.header"],
 }
-# Furo's column is widened, as code here has lines of 120. Docstrings are wrapped; tables of numbers scroll by themselves
-# and have no frames; what is folded says so in small print.
+# Furo's column is widened, as code here has lines of 120. Docstrings are wrapped; tables of numbers scroll by
+# themselves and have no frames; what is folded says so in small print.
 STYLE = """\
 .main, .content { min-width: 0; }
 .content { width: 57em; }
@@ -54,7 +54,8 @@ STYLE = """\
 .highlight-text pre { white-space: pre-wrap; }
 div.cell .cell_output { margin-top: 0; padding-left: 0; overflow-x: auto; }
 .cell_output table { border-collapse: collapse; border: 0; font-size: 0.85rem; }
-.cell_output :is(td, th) { border: 0; border-bottom: 1px solid var(--color-background-border); padding: 0.2rem 0.6rem; }
+.cell_output :is(td, th) {
+  border: 0; border-bottom: 1px solid var(--color-background-border); padding: 0.2rem 0.6rem; }
 .cell_output tbody th { min-width: 10rem; font-weight: normal; text-align: left; }
 div.cell details.hide { margin: 0.3rem 0; padding: 0; border: 0; box-shadow: none; }
 div.cell details.hide > summary > p.admonition-title {
