@@ -59,7 +59,8 @@ div.cell .cell_output { margin-top: 0; padding-left: 0; overflow-x: auto; }
 .cell_output tbody th { min-width: 10rem; font-weight: normal; text-align: left; }
 div.cell details.hide { margin: 0.3rem 0; padding: 0; border: 0; box-shadow: none; }
 div.cell details.hide > summary > p.admonition-title {
-  margin: 0; padding: 0; background: none; color: var(--color-foreground-muted); font-size: 0.8rem; font-weight: normal; }
+  margin: 0; padding: 0; background: none; color: var(--color-foreground-muted); font-size: 0.8rem; font-weight: normal;
+}
 div.cell details.hide > summary > p.admonition-title::before { display: none; }
 """
 
