@@ -40,6 +40,12 @@ def read(nb: NotebookNode, out: Path) -> dict[str, str]:
     return {f"{path.parent.name}/{path.name}": _digest(path) for path in sorted(found)}
 
 
+def written(nb: NotebookNode, out: Path) -> dict[str, str]:
+    """The csv of the figures and tables that a notebook declares, with their digests; none where there is no record."""
+    ids = [id for id in notebooks.outputs(nb) if (out / f"{id}.json").is_file() and (out / f"{id}.csv").is_file()]
+    return {id: _digest(out / f"{id}.csv") for id in ids}
+
+
 def changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Names of the parts that differ, those that are on one side only included."""
     return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]

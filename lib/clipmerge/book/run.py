@@ -91,11 +91,10 @@ def reason(job: Job) -> str:
     record = notebooks.record(job.file(".json"))
     if not record or not job.file(".ipynb").exists():
         return "no finished run yet"
-    names = keys.changed(record["parts"], job.parts)
-    if names:
+    if names := keys.changed(record["parts"], job.parts):
         return "changed: " + ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    missing = [id for id, date in _made(job).items() if date is None]
-    return f"missing: {', '.join(missing)}" if missing else ""
+    lost = keys.changed(record.get("outputs", {}), keys.written(job.nb, job.figures()))
+    return f"missing, or not as it was made: {', '.join(lost)}" if lost else ""
 
 
 def execute(job: Job) -> dict:
@@ -126,7 +125,8 @@ def execute(job: Job) -> dict:
         os.replace(partial, failed)
         raise Failed(f"it ran, but did not make {', '.join(missing)}, which its metadata declares")
     os.replace(partial, job.file(".ipynb"))
-    record = {"parts": parts, **_cost(job, spent, time.perf_counter() - start)}
+    record = {"parts": parts, "outputs": keys.written(job.nb, job.figures())}
+    record |= _cost(job, spent, time.perf_counter() - start)
     files.write_json(job.file(".json"), record)
     return record
 

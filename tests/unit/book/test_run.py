@@ -68,7 +68,10 @@ def test_runs_once_then_says_why_not_and_what_changed(toy, capsys):
     (toy.figures / "toy_table.csv").unlink()
     write(toy.folder, "20_other")
     assert toy("--only", "10") == 0
-    assert "10_toy: running (missing: toy_table)" in capsys.readouterr().out
+    assert "10_toy: running (missing, or not as it was made: toy_table)" in capsys.readouterr().out
+    (toy.figures / "toy_table.csv").write_text("of another run")
+    assert toy("--only", "10") == 0
+    assert "10_toy: running (missing, or not as it was made: toy_table)" in capsys.readouterr().out
     assert toy("--only", "10", "--seed", "3") == 0
     assert "10_toy: running (changed: seed)" in capsys.readouterr().out
     assert (toy.figures / "toy_table.csv").read_text() == "smoke 3"
