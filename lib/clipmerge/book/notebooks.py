@@ -13,7 +13,8 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -115,7 +116,8 @@ def normalise(nb: NotebookNode) -> NotebookNode:
     """The form in which notebooks are committed: what a run adds by accident is gone, what a reader sees stays.
 
     No injected parameters, no run metadata, kernel ``python3``, stderr and widgets dropped, memory addresses removed,
-    counts from one without gaps. Ids of cells stay; missing ones follow from position and source.
+    counts from one without gaps, what was printed in pieces joined. Ids of cells stay; missing ones follow from
+    position and source.
     """
     nb = nbformat.from_dict(json.loads(json.dumps(nb)))
     nb.cells = [cell for cell in nb.cells if "injected-parameters" not in tags(cell)]
@@ -131,8 +133,16 @@ def normalise(nb: NotebookNode) -> NotebookNode:
             executed = cell.execution_count is not None
             count += executed
             cell.execution_count = count if executed else None
-            cell.outputs = [_normal_output(output, count) for output in cell.outputs if _is_for_readers(output)]
+            outputs = [_normal_output(output, count) for output in cell.outputs if _is_for_readers(output)]
+            cell.outputs = list(_joined(outputs))
     return nbformat.from_dict(nb)
+
+
+def _joined(outputs: Iterable[dict]) -> Iterator[dict]:
+    """What was printed in pieces as one: where a kernel cuts its stream is chance."""
+    for printed, some in groupby(outputs, lambda output: output["output_type"] == "stream"):
+        pieces = list(some)
+        yield from [pieces[0] | {"text": "".join(piece["text"] for piece in pieces)}] if printed else pieces
 
 
 def _is_for_readers(output: NotebookNode) -> bool:

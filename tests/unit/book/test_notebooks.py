@@ -75,6 +75,17 @@ def test_normal_form_keeps_what_readers_see_and_is_final():
     nbformat.validate(nb)
 
 
+def test_where_a_kernel_cuts_what_is_printed_is_chance():
+    def printed(*pieces):
+        cell = v4.new_code_cell("print", id="a", outputs=[v4.new_output("stream", text=piece) for piece in pieces])
+        cell.outputs.insert(1, v4.new_output("stream", name="stderr", text="a warning"))
+        cell.outputs.append(v4.new_output("display_data", {"text/plain": "x"}))
+        return notebooks.normalise(v4.new_notebook(cells=[cell]))
+
+    assert printed("one\nt", "wo\n") == printed("one\ntwo\n")
+    assert [output.output_type for output in printed("a", "b").cells[0].outputs] == ["stream", "display_data"]
+
+
 def test_missing_ids_follow_from_position_and_source():
     first, second = toy(), toy()
     for nb in (first, second):
