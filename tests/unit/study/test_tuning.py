@@ -164,8 +164,9 @@ def test_the_laptop_profile_has_the_best_of_what_is_committed():
     assert best(mine[mine.method == f"condu-lora ({condu_lora.DEPLOYED})"], "lr") == laptop.lora.lr
 
     rows = committed("time")
-    rows = rows[(rows.method == "ft/ft") & (rows.metric == "gm") & (rows.steps == laptop.temporal.budget)]
-    assert best(rows, "lr") == laptop.temporal.recipe.lr
+    rows = rows[(rows.method == "ft/ft") & (rows.metric == "ka")]
+    assert laptop.temporal.budget in set(rows.steps)
+    assert rows.groupby("lr").value.mean().idxmax() == laptop.temporal.recipe.lr
 
     rows = committed("baselines")
     for name, options in (("l2", l2.Options), ("rail", rail.Options)):
