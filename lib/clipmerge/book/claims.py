@@ -30,7 +30,7 @@ def table(judged: Sequence[Judged]) -> pd.DataFrame:
             "measured": measured(one),
             "95 %": spread(one),
             "seeds": "once" if one.claim.once and one.seeds == 1 else str(one.seeds),
-            "images": f"{one.n:,}" if one.n else "–",
+            "images": images(one),
             "verdict": one.verdict,
             "by": one.profile,
         }
@@ -62,6 +62,11 @@ def spread(one: Judged) -> str:
     return f"[{ends[0]}, {ends[1]}]" if all(ends) else f"≥ {ends[0]}" if ends[0] else f"≤ {ends[1]}"
 
 
+def images(one: Judged) -> str:
+    """How many test images stand behind it."""
+    return f"{one.n:,}" if one.n else "–"
+
+
 def aims(judged: Sequence[Judged]) -> pd.DataFrame:
     """A row for each aim of `AIMS`: what was measured, and whether its mean reaches the aim and the floor."""
     by = {(one.claim.id, one.claim.part): one for one in judged}
@@ -69,7 +74,7 @@ def aims(judged: Sequence[Judged]) -> pd.DataFrame:
     for id in dict.fromkeys(one.claim.id for one in judged):
         aim, floor = by[id, "aim"], by[id, "floor"]
         about = {"claim": aim.claim.claim, "measured": measured(aim), "95 %": spread(aim), "seeds": aim.seeds}
-        found.append(about | {"images": f"{aim.n:,}" if aim.n else "–", "aim": reached(aim), "floor": reached(floor)})
+        found.append(about | {"images": images(aim), "aim": reached(aim), "floor": reached(floor)})
     return pd.DataFrame(found).set_index("claim")
 
 
