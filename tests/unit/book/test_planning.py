@@ -109,6 +109,17 @@ def test_what_is_foreseen_is_what_is_computed_and_what_was_on_the_way_can_go(job
     assert planning.graph(jobs()).to_do() == []  # what was graded stays
 
 
+def test_every_call_of_a_statement_and_every_turn_of_its_loops_is_foreseen(jobs):
+    for name in real_sets.SETS.values():
+        real_sets.pack(name)
+    before = planning.graph(jobs())
+    loop = "more = [mtil.run(run.profile, [way]) for way in ('lwf', 'l2')] + [graded(['continual-ft'])]"
+    use = "table = pd.concat(more)\nif len(table):\n    mtil.run(run.profile, ['joint'])"  # hangs on results
+    after = planning.graph(jobs(loop, use))
+    names = {step.name.split("/")[0] for step in after.steps} - {step.name.split("/")[0] for step in before.steps}
+    assert (names, after.problems) == ({"lwf", "l2", "continual"}, [])
+
+
 def test_recorded_seconds_take_the_place_of_assumptions(jobs):
     for name in real_sets.SETS.values():
         real_sets.pack(name)

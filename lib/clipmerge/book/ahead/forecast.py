@@ -34,9 +34,11 @@ def make(jobs: Sequence[Job], engine: str = "") -> Forecast:
     graph = planning.graph(jobs)
     to_do = graph.to_do()
     weights = estimates.weights_mb(str(step.config["model"]) for step in to_do if "model" in step.config)
-    sets = _sets(graph)
+    looked_at = planning.sets(graph)
+    sets = _sets(looked_at)
     disk = sum(map(estimates.written_mb, to_do))
-    missing = planning.missing(graph, engine or store.engine(graph.profile.compute), disk + sum(weights.values()))
+    engine = engine or store.engine(graph.profile.compute)
+    missing = planning.missing(graph, engine, disk + sum(weights.values()), looked_at)
     lines = [
         _line("steps", f"{len(graph.steps)} behind {len(jobs)} notebooks, {len(to_do)} to do"),
         _line("downloads", _amounts(sets | weights)),
@@ -82,9 +84,9 @@ def _on_processors(graph: Graph) -> bool:
     return wanted == "cpu" or (wanted == "auto" and device.resolve("auto").type == "cpu")
 
 
-def _sets(graph: Graph) -> dict[str, float]:
+def _sets(looked_at: Sequence[str]) -> dict[str, float]:
     """Real sets still to be brought, in MB."""
-    lacking = [name for name in planning.sets(graph) if real.missing(name)]
+    lacking = [name for name in looked_at if real.missing(name)]
     found = {name: float(external.load(real.key(name)).mb) for name in lacking if not name.startswith(real.FOMO)}
     if len(found) < len(lacking):
         found["FoMo-in-Flux"] = fomo.size_mb()

@@ -8,14 +8,14 @@ import contextlib
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 from clipmerge import paths
 from clipmerge.book import notebooks
-from clipmerge.book.ahead import slices
+from clipmerge.book.ahead import asking, slices
 from clipmerge.book.run import Job
 from clipmerge.book.run_record import Run
 from clipmerge.clip import device
@@ -71,17 +71,24 @@ def _dry(job: Job, out: Path) -> tuple[list[Asked], list[str]]:
         for one in statements:
             if slices.defines(one) & given:
                 continue
-            try:
-                exec(compile(slices.ast.Module([one], []), job.path.name, "exec"), scope)
-            except planned.Planned:
-                lost |= slices.defines(one)
-            except Exception as error:  # whatever a reader's cell may raise
-                if not (slices.uses(one) & lost or _by_design(error)):
-                    problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-                lost |= slices.defines(one)
-            else:
-                lost -= slices.defines(one)
+            before, hangs = len(asked), bool(slices.uses(one) & lost)
+            said = _said(one, scope, asked)
+            hangs = hangs or len(asked) > before
+            if said and not hangs:
+                problems.append(said)
+            lost = lost | slices.defines(one) if hangs or said is not None else lost - slices.defines(one)
     return asked, problems
+
+
+def _said(one: slices.ast.stmt, scope: dict[str, object], asked: list[Asked]) -> str | None:
+    """Run one statement: None if it ends well, what it says if it fails, nothing if it had to."""
+    try:
+        asking.run(one, scope, asked)
+    except planned.Planned:
+        return ""
+    except Exception as error:  # whatever a reader's cell may raise
+        return "" if _by_design(error) else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return None
 
 
 def _by_design(error: Exception) -> bool:
@@ -105,10 +112,10 @@ def _walk(found: Graph) -> None:
             stack += [(value, False) for value in step.inputs.values() if isinstance(value, Step)]
 
 
-def missing(found: Graph, engine: str, to_write_mb: float) -> list[str]:
-    """Everything that stands in the way, one phrase each."""
+def missing(found: Graph, engine: str, to_write_mb: float, looked_at: Iterable[str]) -> list[str]:
+    """Everything that stands in the way, one phrase each; `looked_at`: the `sets` of the graph."""
     profile = found.profile
-    lacks = [f"{name}: its pack (`{remedy}`)" for name in sets(found) if (remedy := real.missing(name))]
+    lacks = [f"{name}: its pack (`{remedy}`)" for name in looked_at if (remedy := real.missing(name))]
     free = _free_mb()
     if to_write_mb > free:
         lacks.append(f"disk: {to_write_mb / 1000:.0f} GB to write, {free / 1000:.0f} GB free in {paths.cache()}")
@@ -130,7 +137,7 @@ def sets(found: Graph) -> list[str]:
 
 def _named(config: object) -> Iterator[str]:
     """Every value under a key ``task``, however deep."""
-    if isinstance(config, Mapping):
+    if isinstance(config, dict):
         if isinstance(config.get("task"), str):
             yield config["task"]
         config = [value for key, value in config.items() if key != "task"]
