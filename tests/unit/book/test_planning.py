@@ -13,6 +13,7 @@ from clipmerge.book.setup import OVERRIDE
 from clipmerge.clip import device
 from clipmerge.study import experts, mtil, profiles
 from clipmerge.study.cache import store
+from clipmerge.study.condu import lora
 from clipmerge.study.experts import pretraining
 
 from ..study import real_sets
@@ -158,6 +159,17 @@ def test_images_are_counted_as_they_are_shown():
     assert estimates.images(last) == (0.0, 97209.0)
     own = 3333
     assert estimates.images(first) == (0.0, own + (97209 - own) * 1)  # one expert is all that can be asked so far
+
+
+def test_factors_take_little_room_until_they_are_multiplied_out():
+    profile = profiles.load("paper-condu")
+    with device.nowhere():
+        whole, factors = experts.step(profile, "MNIST", 42), lora.step(profile, "MNIST", 42)
+        sessions = {kind: lora.plan(profile, kind, 42)[-1].inputs["session"] for kind in ("factors", "product")}
+    assert estimates.written_mb(whole) == pytest.approx(4 * 149.6, rel=0.02)
+    rank = profile.lora.rank
+    assert estimates.written_mb(factors) == pytest.approx(4 * 12 * 2 * 5 * (768 + 512) * rank / 1e6)
+    assert estimates.written_mb(sessions["factors"]) < 50 < 500 < estimates.written_mb(sessions["product"])
 
 
 def test_the_critical_path_is_the_longest_chain():

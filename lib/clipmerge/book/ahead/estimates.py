@@ -24,9 +24,13 @@ TEXT = 20  # tokens of a class's text, as `models.encode_text` cuts it
 
 @dataclass(frozen=True)
 class Size:
-    """A model: millions of parameters, GFLOPs of showing it an image and a text, activations of an image in MB."""
+    """A model: millions of parameters, GFLOPs of showing it an image and a text, activations of an image in MB.
+
+    `rank_one`: millions of parameters of a LoRA of rank 1 on the linears of its MLPs.
+    """
 
     params: float
+    rank_one: float
     image: float
     text: float
     activations: float
@@ -46,7 +50,8 @@ def size(spec: str) -> Size:
     flops = [2 * w * t + 4 * n * t**2 * d for w, (n, d, t, _) in zip(weights, towers, strict=True)]
     params = sum(weights) + text["vocab_size"] * text["width"] + 3 * vision["patch_size"] ** 2 * vision["width"]
     kept = sum(n * t * d * 34 * 2 for n, d, t, _ in towers[:1])  # tensors kept for the backward pass, fp32
-    return Size(params / 1e6, flops[0] / 1e9, flops[1] / 1e9, kept / 1e6)
+    factors = sum(2 * layers * width * (1 + ratio) for layers, width, _, ratio in towers)
+    return Size(params / 1e6, factors / 1e6, flops[0] / 1e9, flops[1] / 1e9, kept / 1e6)
 
 
 @cache
@@ -101,8 +106,8 @@ def _classes(step: Step) -> int:
 def written_mb(step: Step) -> float:
     """What a step leaves: what like steps have left, else weights if it gives any, else next to nothing."""
     name = step.fn.__name__
-    params = size(str(step.config.get("model") or _model(step))).params
-    if name in ("tune", "train", "merge", "average", "link", "learn"):
+    params = _params(step)
+    if name in ("tune", "train", "merge", "average", "link", "learn", "expand"):
         return 4 * params * max(1, len(step.config.get("tasks", [])) if name == "tune" else 1)
     if name in ("extend", "one_shot"):
         return 4 * params + params / 8 * max(1, len(step.inputs))
@@ -110,14 +115,29 @@ def written_mb(step: Step) -> float:
     return looked * 4 * 512 / 1e6 if name == "see" else 0.1
 
 
+def _params(step: Step) -> float:
+    """Millions of parameters of the weights at hand: LoRA's factors, unless they were multiplied out on the way."""
+    back = _back(step)
+    about = back[-1].config
+    model = size(str(about.get("model", "")))
+    dense = "lora" not in about or any(one.fn.__name__ == "expand" for one in back)
+    return model.params if dense else model.rank_one * about["lora"]["rank"]
+
+
 def _model(step: Step) -> str:
     """The model of a step that names none: that of whatever goes into it."""
-    while "model" not in step.config:
-        inner = [value for value in step.inputs.values() if isinstance(value, Step)]
+    return str(_back(step)[-1].config.get("model", ""))
+
+
+def _back(step: Step) -> list[Step]:
+    """A step, the first that goes into it, and so on, to the one that names a model."""
+    found = [step]
+    while "model" not in found[-1].config:
+        inner = [value for value in found[-1].inputs.values() if isinstance(value, Step)]
         if not inner:
-            return ""
-        step = inner[0]
-    return str(step.config["model"])
+            break
+        found.append(inner[0])
+    return found
 
 
 @dataclass(frozen=True)

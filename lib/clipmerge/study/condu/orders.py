@@ -15,13 +15,13 @@ from clipmerge.study.condu import protocol
 from clipmerge.study.profiles import Profile
 
 SECOND = (9, 6, 7, 8, 5, 10, 0, 1, 3, 4, 2)  # MTIL's Order II as indices into Order I (ZSCL's notebook)
-EVERY = ("I", "II")  # graded after every session; in the others the last one alone, which is a tenth of the work
 
 
 def named(profile: Profile) -> dict[str, tuple[str, ...]]:
     """The orders by name: ``I``, ``II``, ``random 1``, …; the random ones are the same for everybody."""
     first = profiles.order(profile)
-    orders = {"I": first, "II": tuple(first[i] for i in SECOND if i < len(first))}
+    both = {"I": first, "II": tuple(first[i] for i in SECOND if i < len(first))}
+    orders = {name: both[name] for name in profile.baselines.orders}
     for number in range(1, profile.baselines.random_orders + 1):
         shuffled = np.random.default_rng(number).permutation(len(first))
         orders[f"random {number}"] = tuple(first[i] for i in shuffled)
@@ -29,23 +29,22 @@ def named(profile: Profile) -> dict[str, tuple[str, ...]]:
 
 
 def run(profile: Profile) -> pd.DataFrame:
-    """Tidy rows of ``condu-ft`` in every order and ``continual-ft`` in some; column ``order`` on top.
+    """Tidy rows of ``condu-ft`` in every order, and of ``continual-ft`` in those that are not random; column ``order``.
 
-    Besides accuracies and transfer, average, last (random orders: last alone): metric ``kept``, what the last session's
-    decoupled expert has of its original's accuracy (per cent, ``condu-ft`` only), with the task's ``position`` (1:
-    learned first).
+    Besides accuracies and transfer, average, last (random orders: last alone, a tenth of the work): metric ``kept``,
+    what the last session's decoupled expert has of its original's accuracy (per cent, ``condu-ft`` only), with the
+    task's ``position`` (1: learned first).
     """
-    orders = named(profile)
+    orders, every_session = named(profile), profile.baselines.orders
     seeds = profile.baselines.order_seeds
-    wanted = [("condu-ft", name) for name in orders]
-    wanted += [("continual-ft", name) for name in profile.baselines.continual_orders]
+    wanted = [*(("condu-ft", name) for name in orders), *(("continual-ft", name) for name in every_session)]
     every = [(name, protocol.plan(profile, method, seed, orders[name])) for method, name in wanted for seed in seeds]
-    graded = [step for name, steps in every for step in (steps if name in EVERY else steps[-1:])]
+    graded = [step for name, steps in every for step in (steps if name in every_session else steps[-1:])]
     store.build(graded, profile.compute)
     own = protocol.last(profile, ("experts",), profile.model, seeds)
     frames = []
     for method, name in wanted:
-        if name in EVERY:
+        if name in every_session:
             rows = protocol.run(profile, (method,), seeds, orders[name])
         else:
             rows = protocol.last(profile, (method,), profile.model, seeds, order=orders[name])

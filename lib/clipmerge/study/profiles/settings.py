@@ -102,9 +102,9 @@ class Baselines:
     methods: tuple[str, ...]
     seeds: tuple[int, ...]  # of methods that train a chain of their own; the others have `Profile.seeds`
     options: Mapping[str, Mapping[str, Any]] = field(hash=False)  # by method; its defaults: the literature
-    random_orders: int
+    orders: tuple[Literal["I", "II"], ...]  # in which ConDU and continual fine-tuning are graded after every session
+    random_orders: int  # in which ConDU alone is graded, at the end
     order_seeds: tuple[int, ...]
-    continual_orders: tuple[str, ...]  # orders in which continual fine-tuning is run besides ConDU
 
 
 @dataclass(frozen=True)
