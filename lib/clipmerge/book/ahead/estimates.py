@@ -117,9 +117,8 @@ def written_mb(step: Step) -> float:
 
 def _params(step: Step) -> float:
     """Millions of parameters of the weights at hand: LoRA's factors, unless they were multiplied out on the way."""
-    back = _back(step)
+    back, model = _back(step), size(_model(step))
     about = back[-1].config
-    model = size(str(about.get("model", "")))
     dense = "lora" not in about or any(one.fn.__name__ == "expand" for one in back)
     return model.params if dense else model.rank_one * about["lora"]["rank"]
 

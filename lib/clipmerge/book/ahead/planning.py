@@ -71,9 +71,9 @@ def _dry(job: Job, out: Path) -> tuple[list[Asked], list[str]]:
         for one in statements:
             if slices.defines(one) & given:
                 continue
-            before, hangs = len(asked), bool(slices.uses(one) & lost)
+            before = len(asked)
             said = _said(one, scope, asked)
-            hangs = hangs or len(asked) > before
+            hangs = bool(slices.uses(one) & lost) or len(asked) > before
             if said and not hangs:
                 problems.append(said)
             lost = lost | slices.defines(one) if hangs or said is not None else lost - slices.defines(one)
